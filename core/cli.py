@@ -1,0 +1,186 @@
+"""The `residency` command: exit code 0 when done, 2 for an error that the user or a file made, 1 for one of ours."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from core import __version__
+from core.messages import ErrorKind, ResidencyError, UserError
+
+_EXIT = {ErrorKind.USER: 2, ErrorKind.MODEL_FILE: 2, ErrorKind.INTERNAL: 1}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with errors of one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message[:1].upper()}{message[1:]}; see `{self.prog} --help`.\n")
+
+
+def size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT in pixels, as argparse wants it."""
+    match = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is not a size such as 128x128")
+    return int(match.group(1)), int(match.group(2))
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = _Parser(prog="residency", description="Pictures from prompts with open models, on your own GPU.")
+    parser.add_argument("--version", action="version", version=f"residency {__version__}")
+    commands = parser.add_subparsers(dest="command", parser_class=_Parser, metavar="COMMAND")
+
+    studio = commands.add_parser("studio", help="open the window (what residency does without a command)")
+    studio.add_argument("files", nargs="*", metavar="FILE", help="pictures whose settings to take over")
+    studio.add_argument("--measure-start", action="store_true", help="print seconds to the first frame and quit")
+    studio.set_defaults(run=_studio)
+
+    generate = commands.add_parser("generate", help="make one picture")
+    generate.add_argument("prompt", metavar="PROMPT")
+    generate.add_argument("--model", default="starter", metavar="NAME|PATH", help="a known model or a model folder")
+    generate.add_argument("--negative", default="", metavar="TEXT", help="what the picture should not show")
+    generate.add_argument("--seed", type=_whole_number, help="the same seed makes the same picture (default: random)")
+    generate.add_argument("--steps", type=_whole_number, help="sampling steps (default: the model's)")
+    generate.add_argument("--guidance", type=_number, help="how closely to follow the prompt (default: the model's)")
+    generate.add_argument("--size", type=size, metavar="WxH", help="pixels (default: the model's)")
+    generate.add_argument("--out", metavar="FILE", help="the PNG to write (default: in the pictures folder)")
+    generate.add_argument("--accelerator", default="auto", metavar="auto|cpu|cuda|xpu|mps")
+    generate.add_argument("--show", action="store_true", help="show the picture in the terminal")
+    generate.add_argument("--json", action="store_true", help="print one JSON object about the result")
+    generate.set_defaults(run=_generate)
+
+    doctor = commands.add_parser("doctor", help="what this machine is, and what to do about what is wrong")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor.set_defaults(run=_doctor)
+
+    inspect = commands.add_parser("inspect", help="what is in a model file or folder")
+    inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+    inspect.set_defaults(run=_inspect)
+
+    models = commands.add_parser("models", help="known models")
+    actions = models.add_subparsers(dest="action", required=True, parser_class=_Parser, metavar="list|add|remove")
+    listing = actions.add_parser("list", help="the known models")
+    listing.add_argument("--json", action="store_true", help="print one JSON object")
+    listing.set_defaults(run=_models_list)
+    adding = actions.add_parser("add", help="remember a model folder by its name")
+    adding.add_argument("folder", metavar="FOLDER")
+    adding.set_defaults(run=_models_add)
+    removing = actions.add_parser("remove", help="forget a model; its files stay")
+    removing.add_argument("name", metavar="NAME")
+    removing.set_defaults(run=_models_remove)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = build_parser().parse_args(words or ["studio"])
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except ResidencyError as error:
+        print(error, file=sys.stderr)
+        return _EXIT[error.kind]
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1  # the reader of our output left
+
+
+def _studio(options: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    # by name: core knows no window, it only starts one when asked to
+    arguments = [*options.files, *(["--measure-start"] if options.measure_start else [])]
+    try:
+        window = import_module("app.main")
+    except ImportError as error:
+        raise UserError(f"The window cannot be opened ({error}); run `residency doctor`.") from error
+    return int(window.main(arguments))
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from core.commands.generate import generate
+
+    width, height = options.size or (None, None)
+    return generate(
+        prompt=options.prompt,
+        negative_prompt=options.negative,
+        model=options.model,
+        seed=options.seed if options.seed is not None else secrets.randbelow(2**31),
+        steps=options.steps,
+        guidance=options.guidance,
+        width=width,
+        height=height,
+        out=Path(options.out) if options.out is not None else None,
+        accelerator=options.accelerator,
+        show=options.show,
+        as_json=options.json,
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from core.commands.doctor import doctor
+
+    return doctor(as_json=options.json)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from core.commands.inspect import inspect
+
+    return inspect(Path(options.file), as_json=options.json)
+
+
+def _models_list(options: argparse.Namespace) -> int:
+    from core.models import catalogue
+
+    known = catalogue.installed()
+    if options.json:
+        print(json.dumps({"models": {name: str(path) for name, path in known.items()}}))
+    else:
+        for name, path in known.items():
+            print(f"{name:20} {path}")
+    return 0
+
+
+def _models_add(options: argparse.Namespace) -> int:
+    from core.models import catalogue
+
+    print(f"Added {catalogue.add(Path(options.folder)).name}.")
+    return 0
+
+
+def _models_remove(options: argparse.Namespace) -> int:
+    from core.models import catalogue
+
+    catalogue.remove(options.name)
+    print(f"Forgot {options.name}; its files are untouched.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

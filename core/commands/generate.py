@@ -1,0 +1,167 @@
+"""`residency generate`: one picture, with progress on stderr and the result on stdout."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from core.messages import (
+    Cancelled,
+    EngineStopped,
+    ErrorKind,
+    Event,
+    Failed,
+    Finished,
+    ModelFileError,
+    Phase,
+    Progress,
+    Request,
+    ResidencyError,
+    Result,
+    UserError,
+)
+
+_BAR_WIDTH = 24
+_KINDS: dict[ErrorKind, type[ResidencyError]] = {
+    ErrorKind.USER: UserError,
+    ErrorKind.MODEL_FILE: ModelFileError,
+    ErrorKind.INTERNAL: ResidencyError,
+}
+_WORDS = {
+    Phase.LOAD: "loading",
+    Phase.ENCODE: "reading the prompt",
+    Phase.DENOISE: "painting",
+    Phase.DECODE: "developing",
+    Phase.SAVE: "saving",
+}
+
+
+def generate(
+    *,
+    prompt: str,
+    negative_prompt: str,
+    model: str,
+    seed: int,
+    steps: int | None,
+    guidance: float | None,
+    width: int | None,
+    height: int | None,
+    out: Path | None,
+    accelerator: str,
+    show: bool,
+    as_json: bool,
+) -> int:
+    """Make one picture. Raises ResidencyError as the engine reports it."""
+    request = Request(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        model=model,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        width=width,
+        height=height,
+    )
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("The engine is not installed; install it with `pip install residency-studio[engine]`.")
+    _check_early(request)
+    if out is None:
+        from core.library.index import Library
+
+        library = Library()
+        request = msgspec.structs.replace(request, out=str(library.new_file(request)))
+    else:
+        library = None
+        request = msgspec.structs.replace(request, out=str(out.expanduser().absolute()))
+    result = _run(request, accelerator, ProgressBar(sys.stderr))
+    if library is not None:
+        library.add(result)
+        library.close()
+    if show:
+        from core.commands.terminal import picture
+
+        print(picture(Path(result.file)), file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(msgspec.json.encode(result).decode())
+    else:
+        print(f"{result.file}  seed {result.seed}, {result.width}x{result.height}, {result.seconds['total']:.1f} s")
+    return 0
+
+
+def _check_early(request: Request) -> None:
+    """Refuse what can be refused before torch is imported, which takes seconds."""
+    from core.models import catalogue
+    from core.models.check import resolve
+
+    resolve(request, catalogue.find(request.model))
+
+
+def _run(request: Request, accelerator: str, bar: ProgressBar) -> Result:
+    from core.engine import InProcessEngine
+
+    engine = InProcessEngine(accelerator=accelerator)
+    engine.submit(request)
+    engine.start()
+    try:
+        while True:
+            event = engine.next_event()
+            if event is not None and (result := _take(event, request.id, bar)) is not None:
+                return result
+    except KeyboardInterrupt:
+        engine.cancel(request.id)
+        raise
+    finally:
+        bar.close()
+        engine.close()
+
+
+def _take(event: Event, request_id: str, bar: ProgressBar) -> Result | None:
+    match event:
+        case Progress():
+            bar.show(event)
+        case Finished(id=done, result=result) if done == request_id:
+            return result
+        case Failed(kind=kind, sentence=sentence, details=details):
+            if kind is ErrorKind.INTERNAL:
+                bar.close()
+                print(details, file=sys.stderr)
+            raise _KINDS[kind](sentence)
+        case EngineStopped(expected=False, reason=reason):
+            raise UserError(reason)
+        case Cancelled():
+            raise KeyboardInterrupt
+        case _:
+            pass
+    return None
+
+
+class ProgressBar:
+    """One line that is drawn over itself; silent where stderr is no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._drawn = False
+
+    def show(self, progress: Progress) -> None:
+        """Draw how far the run is."""
+        if not self._stream.isatty():
+            return
+        done = progress.step / progress.steps if progress.steps else 0.0
+        bar = "█" * round(done * _BAR_WIDTH)
+        left = f"  {progress.seconds_left:.1f} s left" if progress.seconds_left is not None else ""
+        count = f"  {progress.step}/{progress.steps}" if progress.steps else ""
+        words = f"{_WORDS[progress.phase]} {progress.note}".strip()
+        self._stream.write(f"\r\x1b[K{bar:·<{_BAR_WIDTH}}  {words}{count}{left}")
+        self._stream.flush()
+        self._drawn = True
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self._drawn:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._drawn = False

@@ -1,0 +1,118 @@
+"""The engine as a child process: commands to its stdin, events from its stdout, prints to a log file."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from core.engine.frames import BrokenStream, read_events, write_frame
+from core.messages import Command, Event
+
+STOP_SECONDS = 5.0  # how long the child may take to leave by itself before it is killed
+LOG_LIMIT_BYTES = 4 * 1024 * 1024  # a log beyond this is rotated once at the next start
+
+WORKER_COMMAND = (sys.executable, "-m", "core.engine.worker")
+
+
+class ChildProcess:
+    """One engine process. Make a new one for each start."""
+
+    def __init__(self, log: Path, command: Sequence[str] = WORKER_COMMAND) -> None:
+        self._log = log
+        self._command = list(command)
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, once started."""
+        return self._process.pid if self._process else None
+
+    def start(self, on_event: Callable[[Event], None], on_exit: Callable[[str], None]) -> None:
+        """Start the process. Raises OSError when it cannot be started at all."""
+        with _open_log(self._log) as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=str(Path(__file__).resolve().parents[2]),
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        reader = threading.Thread(target=self._read, args=(on_event, on_exit), name="engine-reader", daemon=True)
+        writer = threading.Thread(target=self._write, name="engine-writer", daemon=True)
+        self._threads = [reader, writer]
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, command: Command) -> None:
+        """Queue a command for the writer thread, so that a busy engine never blocks the caller."""
+        self._commands.put(command)
+
+    def stop(self) -> None:
+        """Close the child's stdin, wait for it, kill it if it does not leave."""
+        process = self._process
+        if process is None:
+            return
+        self._commands.put(None)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(STOP_SECONDS)
+
+    def _write(self) -> None:
+        assert self._process is not None
+        stdin = cast(BinaryIO, self._process.stdin)
+        try:
+            while (command := self._commands.get()) is not None:
+                write_frame(stdin, command)
+        except OSError:
+            pass  # the reader sees the end of the process and reports it
+        try:
+            stdin.close()
+        except OSError:
+            pass
+
+    def _read(self, on_event: Callable[[Event], None], on_exit: Callable[[str], None]) -> None:
+        assert self._process is not None
+        stdout = cast(BinaryIO, self._process.stdout)
+        broken = ""
+        try:
+            for event in read_events(stdout):
+                on_event(event)
+        except (BrokenStream, OSError) as error:
+            broken = str(error)
+            self._process.kill()
+        status = self._process.wait()
+        self._commands.put(None)
+        stdout.close()
+        on_exit(broken or _describe(status))
+
+
+def _describe(status: int) -> str:
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
+        return f"the engine was ended by {name}{hint}"
+    return f"the engine ended with exit code {status}"
+
+
+def _open_log(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
+        path.replace(path.with_suffix(".old.log"))
+    return path.open("ab")

@@ -1,0 +1,38 @@
+"""Where the program keeps the user's files: pictures, data, cache and logs.
+
+`RESIDENCY_HOME` moves all of them under one folder; tests, portable installations and second instances use it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+APP = "residency"
+
+
+def _under_home(name: str) -> Path | None:
+    home = os.environ.get("RESIDENCY_HOME")
+    return Path(home).expanduser() / name if home else None
+
+
+def pictures() -> Path:
+    """The folder that results are written to (a subfolder of the user's pictures folder)."""
+    return _under_home("pictures") or platformdirs.user_pictures_path() / "Residency"
+
+
+def data() -> Path:
+    """The folder of what must not be lost: the queue, the index of results, settings."""
+    return _under_home("data") or platformdirs.user_data_path(APP, appauthor=False)
+
+
+def cache() -> Path:
+    """The folder of what can be made again: encodings, fitted preview maps."""
+    return _under_home("cache") or platformdirs.user_cache_path(APP, appauthor=False)
+
+
+def logs() -> Path:
+    """The folder of log files."""
+    return _under_home("logs") or platformdirs.user_log_path(APP, appauthor=False)

@@ -1,0 +1,186 @@
+"""Builds a modular pipeline over a local model folder: its blocks by phase, and its components one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModularPipeline
+from diffusers.modular_pipelines.modular_pipeline import (
+    MODULAR_PIPELINE_MAPPING,
+    LoopSequentialPipelineBlocks,
+    ModularPipelineBlocks,
+    SequentialPipelineBlocks,
+)
+from diffusers.pipelines.auto_pipeline import _get_model
+from torch import nn
+
+from core.hardware.accelerator import TorchAccelerator
+from core.messages import ModelFileError, Phase, UserError
+from core.models.info import ModelInfo
+from core.precision.dtypes import component_dtype
+
+# The first part of a block's name says its phase; whatever else prepares inputs belongs to encoding.
+_PHASES = {"denoise": Phase.DENOISE, "decode": Phase.DECODE}
+
+
+@dataclass
+class PhaseBlocks:
+    """The blocks of one phase in order, and the names of the networks that they run."""
+
+    phase: Phase
+    blocks: dict[str, ModularPipelineBlocks]
+    networks: tuple[str, ...]
+
+
+@dataclass
+class Pipeline:
+    """A model's pipeline: diffusers' object that knows every component's config, and its blocks grouped by phase."""
+
+    info: ModelInfo
+    accelerator: TorchAccelerator
+    modular: ModularPipeline
+    phases: list[PhaseBlocks]
+    loop: LoopSequentialPipelineBlocks
+    skeletons: dict[str, nn.Module] = field(default_factory=dict)
+    default_guider: Any = None
+
+    @property
+    def input_names(self) -> set[str]:
+        """The names of the inputs that the blocks take."""
+        return {parameter.name for parameter in self.modular._blocks.inputs if parameter.name}
+
+    def load(self, name: str) -> nn.Module:
+        """Read one component's weights into host memory, in its compute dtype and ready for inference.
+
+        Raises:
+            ModelFileError: the files do not hold what the component's config asks for.
+        """
+        spec = self.modular.get_component_spec(name)
+        dtype = component_dtype(self.accelerator.compute_dtype, getattr(self.skeletons[name], "config", None))
+        try:
+            module = spec.load(dtype=dtype, local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"The {name} of {self.info.name} could not be read from {self.info.path / name} "
+                f"({_first_line(error)}); download the model again."
+            ) from error
+        missing = [key for key, tensor in module.named_parameters() if tensor.is_meta]
+        if missing:
+            raise ModelFileError(f"{self.info.path / name} lacks the tensor {missing[0]}; download the model again.")
+        ready: nn.Module = module.eval().requires_grad_(False)
+        return ready
+
+    def attach(self, modules: Mapping[str, nn.Module]) -> None:
+        """Make held components the ones that blocks see."""
+        for name, module in modules.items():
+            setattr(self.modular, name, module)
+
+    def detach(self, names: Sequence[str]) -> None:
+        """Put skeletons (configs without weights) back where components were held."""
+        for name in names:
+            setattr(self.modular, name, self.skeletons[name])
+
+
+def build(info: ModelInfo, accelerator: TorchAccelerator) -> Pipeline:
+    """Make the pipeline of a model without reading any weights: networks start as skeletons on the meta device.
+
+    Raises:
+        UserError: diffusers has no modular blocks for this family.
+        ModelFileError: a component's config or tokenizer cannot be read.
+    """
+    base = _pipeline_class(info)
+    blocks = _execution_blocks(base)
+    loop = next((b for b in blocks.sub_blocks.values() if isinstance(b, LoopSequentialPipelineBlocks)), None)
+    if loop is None:
+        raise UserError(f"{info.name} is a {info.family}, which this version cannot run.")
+
+    # The held components change places between devices and meta, so the first component's device says nothing.
+    device = accelerator.device
+    members = {"_execution_device": property(lambda self: device), "device": property(lambda self: device)}
+    pipeline_class = type(base.__name__, (base,), members)
+
+    modular = pipeline_class(blocks=blocks, pretrained_model_name_or_path=str(info.path), config_dict=info.index)
+    skeletons: dict[str, nn.Module] = {}
+    for name in modular.pretrained_component_names:
+        if name not in info.components:
+            continue
+        spec = modular.get_component_spec(name)
+        try:
+            if isinstance(spec.type_hint, type) and issubclass(spec.type_hint, nn.Module):
+                skeletons[name] = _skeleton(spec.type_hint, info.path / name)
+                setattr(modular, name, skeletons[name])
+            else:
+                setattr(modular, name, spec.load(local_files_only=True))
+        except Exception as error:  # configs come from anywhere: any failure to read one is the file's
+            raise ModelFileError(
+                f"The {name} of {info.name} could not be read from {info.path / name} "
+                f"({_first_line(error)}); download the model again."
+            ) from error
+    loop.set_progress_bar_config(disable=True)
+    guider = getattr(modular, "guider", None)
+    return Pipeline(info, accelerator, modular, _group(blocks, set(skeletons)), loop, skeletons, guider)
+
+
+def _pipeline_class(info: ModelInfo) -> type[ModularPipeline]:
+    diffusers = importlib.import_module("diffusers")
+    name = None
+    with contextlib.suppress(ValueError):
+        map_name = MODULAR_PIPELINE_MAPPING.get(_get_model(info.family) or "")
+        name = map_name(info.index) if map_name else None
+    pipeline_class = getattr(diffusers, name, None) if name else None
+    if pipeline_class is None:
+        raise UserError(
+            f"{info.name} is a {info.family}, a family that this version cannot run; "
+            "Flux, SDXL, SD3, Z-Image and Qwen-Image models can."
+        )
+    return pipeline_class  # type: ignore[no-any-return]
+
+
+def _execution_blocks(pipeline_class: type[ModularPipeline]) -> SequentialPipelineBlocks:
+    """The blocks that a text-to-image request runs, flat and in order; conditional ones resolved."""
+    diffusers = importlib.import_module("diffusers")
+    blocks_class = getattr(diffusers, pipeline_class.default_blocks_name)
+    return blocks_class().get_execution_blocks(prompt=True)
+
+
+def _group(blocks: SequentialPipelineBlocks, networks: set[str]) -> list[PhaseBlocks]:
+    groups: dict[Phase, PhaseBlocks] = {}
+    for name, block in blocks.sub_blocks.items():
+        phase = _PHASES.get(name.split(".")[0], Phase.ENCODE)
+        group = groups.setdefault(phase, PhaseBlocks(phase, {}, ()))
+        group.blocks[name] = block
+        used = [spec.name for spec in block.expected_components if spec.name in networks]
+        group.networks = tuple(dict.fromkeys((*group.networks, *used)))
+    # A denoise block may ask for the VAE only to know its scale factor; the skeleton's config answers that.
+    denoise = groups[Phase.DENOISE]
+    loop_networks = {spec.name for b in denoise.blocks.values() for spec in b.expected_components if _is_loop(b)}
+    denoise.networks = tuple(name for name in denoise.networks if name in loop_networks)
+    return [groups[phase] for phase in (Phase.ENCODE, Phase.DENOISE, Phase.DECODE) if phase in groups]
+
+
+def _is_loop(block: ModularPipelineBlocks) -> bool:
+    return isinstance(block, LoopSequentialPipelineBlocks)
+
+
+def _skeleton(network: Any, folder: Path) -> nn.Module:
+    """A network on the meta device, from its config alone."""
+    if hasattr(network, "load_config"):
+        config = network.load_config(folder, local_files_only=True)
+        with torch.device("meta"):
+            module = network.from_config(config)
+    else:
+        config = network.config_class.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            module = network(config)
+    return module.eval()  # type: ignore[no-any-return]
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,178 @@
+"""One request on its way through the phases: each method runs the blocks of one phase on one pipeline state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.modular_pipelines.modular_pipeline import (
+    BlockState,
+    ModularPipelineBlocks,
+    PipelineState,
+)
+from PIL import Image
+
+from core.generation import conditioning
+from core.generation.interrupt import Interrupt
+from core.generation.pipeline import PhaseBlocks, Pipeline
+from core.generation.preview import Previewer, clean_estimate
+from core.messages import Phase, Request, UserError
+
+# In these families' pipelines a scale of 0 means none: cond + scale * (cond - uncond). Everywhere else 1 does:
+# uncond + scale * (cond - uncond). The blocks' guider is off unless it is asked for, because the models are distilled.
+_GUIDANCE_FROM_ZERO = ("ZImagePipeline",)
+
+OnStep = Callable[[int, Callable[[], tuple[int, int, bytes]]], None]
+
+
+class Run:
+    """A request and its pipeline state. Call `encode`, `denoise` and `decode` in order, each with its networks held."""
+
+    def __init__(self, request: Request, pipeline: Pipeline, previewer: Previewer, interrupt: Interrupt) -> None:
+        """Prepare the state of a resolved request."""
+        self.request = request
+        self.reasons: list[str] = []
+        self._pipeline = pipeline
+        self._previewer = previewer
+        self._interrupt = interrupt
+        self._phases = {group.phase: group for group in pipeline.phases}
+        self._state = self._initial_state()
+        self._encoding = conditioning.key(pipeline.info, request, pipeline.accelerator)
+        self._set_guidance()
+
+    def _initial_state(self) -> PipelineState:
+        request, known = self.request, self._pipeline.input_names
+        # The noise comes from the host's generator whatever the device: the same seed means the same picture.
+        inputs: dict[str, Any] = {
+            "prompt": request.prompt,
+            "height": request.height,
+            "width": request.width,
+            "num_inference_steps": request.steps,
+            "generator": torch.Generator("cpu").manual_seed(request.seed),
+            "output_type": "pil",
+        }
+        if request.negative_prompt:
+            if "negative_prompt" in known:
+                inputs["negative_prompt"] = request.negative_prompt
+            else:
+                self.reasons.append(f"{self._pipeline.info.name} takes no negative prompt; it was not used")
+        if request.guidance is not None and "guidance_scale" in known:
+            inputs["guidance_scale"] = request.guidance
+        if self._pipeline.info.defaults.max_sequence_length and "max_sequence_length" in known:
+            inputs["max_sequence_length"] = self._pipeline.info.defaults.max_sequence_length
+        state = PipelineState()
+        for parameter in self._pipeline.modular._blocks.inputs:
+            if parameter.name:
+                state.set(parameter.name, inputs.get(parameter.name, parameter.default), parameter.kwargs_type)
+        return state
+
+    def _set_guidance(self) -> None:
+        """Families with a guider component take the guidance scale there."""
+        default, scale = self._pipeline.default_guider, self.request.guidance
+        if default is None:
+            return
+        options: dict[str, Any] = {} if scale is None else {"guidance_scale": scale}
+        if scale is not None and self._pipeline.info.family in _GUIDANCE_FROM_ZERO:
+            options |= {"enabled": scale > 0, "use_original_formulation": True}
+        self._pipeline.modular.guider = default.new(**options)
+
+    # -- phases -----------------------------------------------------------------------------------------------------
+
+    def recall_encoding(self, cache: conditioning.ConditioningCache) -> bool:
+        """Take the encoding of the prompt from the cache; True when it was there, and `encode` is not needed."""
+        values = cache.load(self._encoding, self._pipeline.accelerator.device)
+        kinds = self._encoding_kinds()
+        if values is None or set(values) != set(kinds):
+            return False
+        for name, value in values.items():
+            self._state.set(name, value, kinds[name])
+        return True
+
+    def encode(self, cache: conditioning.ConditioningCache | None) -> None:
+        """Run the text encoders and keep what they made, if there is a cache to keep it in."""
+        self._run_blocks(self._phases[Phase.ENCODE])
+        if cache is not None:
+            cache.save(self._encoding, {name: self._state.get(name) for name in self._encoding_kinds()})
+
+    def denoise(self, on_step: OnStep) -> None:
+        """Run the sampling loop. After each step `on_step(steps done, paint)` is called; paint() makes a preview."""
+        loop = self._pipeline.loop
+        watch = _Watch(self, on_step)
+        loop.sub_blocks["residency_before"] = watch.before
+        loop.sub_blocks["residency_after"] = watch.after
+        loop.sub_blocks.move_to_end("residency_before", last=False)
+        try:
+            self._run_blocks(self._phases[Phase.DENOISE])
+        finally:
+            del loop.sub_blocks["residency_before"], loop.sub_blocks["residency_after"]
+
+    def decode(self) -> Image.Image:
+        """Run the VAE's decoder and return the picture."""
+        latents = self._state.get("latents")
+        self._run_blocks(self._phases[Phase.DECODE])
+        images = self._state.get("images")
+        if not images:
+            raise UserError(f"{self._pipeline.info.name} makes no still pictures, which is all this version can show.")
+        image: Image.Image = images[0].convert("RGB")
+        if isinstance(latents, torch.Tensor) and latents.ndim >= 4:
+            self._previewer.fit(latents, image)
+        return image
+
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def _run_blocks(self, group: PhaseBlocks) -> None:
+        modular = self._pipeline.modular
+        with torch.no_grad():
+            for block in group.blocks.values():
+                self._interrupt.check()
+                block(modular, self._state)
+
+    def _encoding_kinds(self) -> dict[str, str | None]:
+        """The names that the encode blocks give, with the group of inputs that diffusers files each under."""
+        group = self._phases[Phase.ENCODE]
+        return {out.name: out.kwargs_type for block in group.blocks.values() for out in block.intermediate_outputs}
+
+    def paint(self, before: torch.Tensor, after: torch.Tensor, step: int) -> tuple[int, int, bytes]:
+        """A preview from the latents around a step, as (width, height, RGB bytes)."""
+        clean = clean_estimate(self._pipeline.modular.scheduler, before, after, step)
+        # some families denoise packed tokens; the blocks behind the loop know how to lay them out as an image
+        state = PipelineState(values={**self._state.values, "latents": clean})
+        blocks = list(self._phases[Phase.DENOISE].blocks.values())
+        for block in blocks[blocks.index(self._pipeline.loop) + 1 :]:
+            block(self._pipeline.modular, state)
+        return self._previewer.paint(state.get("latents"))
+
+    def check(self) -> None:
+        """Raise Interrupted if the run should stop."""
+        self._interrupt.check()
+
+
+class _Watch:
+    """Two blocks around the sampler's step: the latents before it, and after it."""
+
+    def __init__(self, run: Run, on_step: OnStep) -> None:
+        self._latents = torch.empty(0)
+
+        def before(block_state: BlockState, _: int) -> None:
+            self._latents = block_state.latents
+
+        def after(block_state: BlockState, step: int) -> None:
+            run.check()
+            latents, earlier = block_state.latents, self._latents
+            on_step(step + 1, lambda: run.paint(earlier, latents, step))
+
+        self.before = _LoopBlock(before)
+        self.after = _LoopBlock(after)
+
+
+class _LoopBlock(ModularPipelineBlocks):
+    """A block of ours in diffusers' denoise loop that only looks."""
+
+    def __init__(self, look: Callable[[BlockState, int], None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def __call__(self, components: Any, block_state: BlockState, i: int, t: torch.Tensor) -> tuple[Any, BlockState]:
+        self._look(block_state, i)
+        return components, block_state

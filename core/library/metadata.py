@@ -1,0 +1,163 @@
+"""What a picture file says of itself: the complete result as JSON, and the text other programs read.
+
+A PNG carries three text chunks: `residency` (JSON of `core.messages.Result`, all that is needed to make it again),
+`parameters` (the form of AUTOMATIC1111's web UI, read by Civitai and most viewers) and `XML:com.adobe.xmp` (IPTC's
+DigitalSourceType, which marks generated media).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import msgspec
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from core.messages import Request, Result, UserError
+
+JSON_KEY = "residency"
+TEXT_KEY = "parameters"
+XMP_KEY = "XML:com.adobe.xmp"
+_XMP = (
+    '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" Iptc4xmpExt:DigitalSourceType='
+    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
+    '<?xpacket end="w"?>'
+)
+# A text chunk larger than this is not ours to parse: a prompt is kilobytes at most.
+_LARGEST_TEXT = 1 << 20
+
+
+def parameters_text(result: Result) -> str:
+    """The result in the A1111 form: prompt, negative prompt, then one line of `Key: value` pairs."""
+    lines = [result.prompt]
+    if result.negative_prompt:
+        lines.append(f"Negative prompt: {result.negative_prompt}")
+    fields = {
+        "Steps": result.steps,
+        "Sampler": "Euler",
+        "CFG scale": result.guidance if result.guidance is not None else 1.0,
+        "Seed": result.seed,
+        "Size": f"{result.width}x{result.height}",
+        "Model hash": result.fingerprint[:10],
+        "Model": result.model,
+        "Version": f"Residency {result.versions.get('residency', '')}".strip(),
+    }
+    lines.append(", ".join(f"{key}: {value}" for key, value in fields.items()))
+    return "\n".join(lines)
+
+
+def write_png(path: Path, image: Image.Image, result: Result) -> None:
+    """Write the picture with its metadata: to a temporary name in the same folder, flushed, then renamed.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full; nothing is left behind.
+    """
+    info = PngImagePlugin.PngInfo()
+    info.add_text(TEXT_KEY, parameters_text(result))
+    info.add_itxt(JSON_KEY, msgspec.json.encode(result).decode())
+    info.add_itxt(XMP_KEY, _XMP)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, format="PNG", pnginfo=info)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; a picture gets the permissions that any new file gets
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(
+            f"The picture could not be saved to {path} ({error.strerror or error}); "
+            "choose another folder or free some disk space."
+        ) from error
+
+
+def read_result(path: Path) -> Result | None:
+    """The result that a file of ours carries; None if there is no such file or it says nothing that we understand."""
+    text = _texts(path).get(JSON_KEY)
+    if not text:
+        return None
+    try:
+        result = msgspec.json.decode(text, type=Result)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+    return msgspec.structs.replace(result, file=str(path))
+
+
+def read_request(path: Path) -> Request | None:
+    """The request that would make this picture again, from our JSON or else from the A1111 text; None if neither."""
+    result = read_result(path)
+    if result is not None:
+        return Request(
+            prompt=result.prompt,
+            negative_prompt=result.negative_prompt,
+            model=result.model,
+            seed=result.seed,
+            steps=result.steps,
+            guidance=result.guidance,
+            width=result.width,
+            height=result.height,
+        )
+    text = _texts(path).get(TEXT_KEY)
+    return parse_parameters(text) if text else None
+
+
+def parse_parameters(text: str) -> Request | None:
+    """Read the A1111 form; unknown fields are passed over, the model's name too. None if it is no such text."""
+    match = re.search(r"^Steps: (\d+),(.*)$", text, flags=re.MULTILINE)
+    if match is None:
+        return None
+    head = text[: match.start()].rstrip("\n")
+    prompt, _, negative = head.partition("\nNegative prompt: ")
+    if head.startswith("Negative prompt: "):
+        prompt, negative = "", head.removeprefix("Negative prompt: ")
+    fields = dict(re.findall(r"([A-Z][\w ]*): ([^,]+)", match.group(2)))
+    width, height = _size(fields.get("Size", ""))
+    return Request(
+        prompt=prompt,
+        negative_prompt=negative,
+        seed=int(_number(fields.get("Seed")) or 0),
+        steps=int(match.group(1)),
+        guidance=_number(fields.get("CFG scale")),
+        width=width,
+        height=height,
+    )
+
+
+def _number(text: str | None) -> float | int | None:
+    if text is None:
+        return None
+    for kind in (int, float):  # a seed of 63 bits would lose digits as a float
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return None
+
+
+def _size(text: str) -> tuple[int | None, int | None]:
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip())
+    return (int(match.group(1)), int(match.group(2))) if match else (None, None)
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """The text chunks of a PNG, without decoding its pixels; empty for anything else."""
+    try:
+        with Image.open(path) as image:
+            if not isinstance(image, PngImagePlugin.PngImageFile):
+                return {}
+            items = image.info.items()
+            return {
+                str(key): str(value) for key, value in items if isinstance(value, str) and len(value) < _LARGEST_TEXT
+            }
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return {}

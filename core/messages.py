@@ -1,0 +1,283 @@
+"""The types that cross rooms and processes: requests, commands, events, ledger records, results and errors.
+
+Everything here is plain data (msgspec Structs, no torch, no Qt), so that the window, the durable queue, the engine
+process and the files that results are kept in share one vocabulary. Bytes are integers, seconds are floats.
+"""
+
+from __future__ import annotations
+
+import secrets
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Phase(StrEnum):
+    """The parts of a job that do not need each other's weights, in the order in which they run."""
+
+    LOAD = "load"
+    ENCODE = "encode"
+    DENOISE = "denoise"
+    DECODE = "decode"
+    SAVE = "save"
+
+
+class ErrorKind(StrEnum):
+    """Whose error it is, and so what the reader can do about it."""
+
+    USER = "user"
+    MODEL_FILE = "model_file"
+    INTERNAL = "internal"
+
+
+class ResidencyError(Exception):
+    """Base of the errors that are told to a person. `str(error)` is one clear sentence that says what to do."""
+
+    kind = ErrorKind.INTERNAL
+
+
+class UserError(ResidencyError):
+    """The request cannot be done as it stands; the sentence says what to change."""
+
+    kind = ErrorKind.USER
+
+
+class ModelFileError(ResidencyError):
+    """A model's files are missing, damaged or of an unknown kind; the sentence names the file and what was expected."""
+
+    kind = ErrorKind.MODEL_FILE
+
+
+def new_id() -> str:
+    """A fresh identifier for a request: 12 hexadecimal digits."""
+    return secrets.token_hex(6)
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a person asked for. `None` means: the model's own default.
+
+    `draft` marks a quick picture made while the person types: few steps, not kept in the library, and superseded by
+    the next draft. `out` is the file to write; empty for a draft, whose pixels come back in `Finished`.
+    """
+
+    id: str = msgspec.field(default_factory=new_id)
+    prompt: str
+    negative_prompt: str = ""
+    model: str = "starter"
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+    draft: bool = False
+    out: str = ""
+
+
+# -- commands: client to worker -------------------------------------------------------------------------------------
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Queue a request. The worker knows all waiting requests, so that it may order their phases."""
+
+    request: Request
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Drop a waiting request, or stop a running one at the next block of its network."""
+
+    id: str
+
+
+class WarmUp(msgspec.Struct, frozen=True, tag=True):
+    """Load a model while nobody waits for it, so that the first picture comes sooner."""
+
+    model: str
+
+
+Command = Submit | Cancel | WarmUp
+
+
+# -- events: worker to client ---------------------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The engine is up. `accelerator` is cpu, cuda, xpu or mps; `device` its name for people."""
+
+    accelerator: str
+    device: str
+    torch: str
+    total_bytes: int
+    free_bytes: int
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """Sent from a thread of its own about once a second; `busy` names the running request, if any."""
+
+    busy: str = ""
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """A request left the queue. `request` has every default filled in."""
+
+    id: str
+    request: Request
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """How far a request is. `step` counts finished steps of `steps`; `seconds_left` is None while nothing is known."""
+
+    id: str
+    phase: Phase
+    step: int = 0
+    steps: int = 0
+    seconds_left: float | None = None
+    note: str = ""
+
+
+class Preview(msgspec.Struct, frozen=True, tag=True):
+    """What the picture will look like, after `step` steps: `width` x `height` pixels, RGB, 8 bit, row by row."""
+
+    id: str
+    step: int
+    steps: int
+    width: int
+    height: int
+    pixels: bytes
+
+
+class LedgerRecord(msgspec.Struct, frozen=True, tag=True):
+    """One arrival or departure in device memory.
+
+    `seconds` is the wall clock (Unix time), `change` is the bytes that arrived (positive) or left (negative),
+    `resident_bytes` what the ledger holds after it, `format` the stored format (ggml's names, e.g. F32).
+    """
+
+    seconds: float
+    owner: str
+    model: str
+    component: str
+    format: str
+    change: int
+    resident_bytes: int
+    reason: str
+
+
+class ComponentUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What one component was in a run: its format, its bytes as stored on the device, and its peak."""
+
+    format: str
+    bytes: int
+    peak_bytes: int
+    resident_bytes: int = 0
+    streamed_bytes: int = 0
+    folded_bytes: int = 0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished picture and everything needed to make it again. Written into the file itself as JSON.
+
+    `pixels_sha256` is the SHA-256 of the RGB bytes, row by row. `seconds` has one entry per phase and `total`.
+    """
+
+    id: str
+    file: str = ""
+    pixels_sha256: str
+    width: int
+    height: int
+    model: str
+    family: str
+    fingerprint: str
+    prompt: str
+    negative_prompt: str = ""
+    seed: int
+    steps: int
+    guidance: float | None = None
+    draft: bool = False
+    accelerator: str
+    device: str
+    tiling: str = "off"
+    seconds: dict[str, float]
+    link_bytes: int = 0
+    budget_bytes: int = 0
+    peak_device_bytes: int = 0
+    components: dict[str, ComponentUse]
+    reasons: list[str] = []
+    versions: dict[str, str] = {}
+    created: str = ""
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """A request is done. `pixels` (RGB, 8 bit, row by row) is filled for drafts only; else `result.file` is there."""
+
+    id: str
+    result: Result
+    pixels: bytes = b""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """A request ended in an error: one sentence for the person, `details` (a traceback) for the log."""
+
+    id: str
+    kind: ErrorKind
+    sentence: str
+    details: str = ""
+
+
+class Cancelled(msgspec.Struct, frozen=True, tag=True):
+    """A request was stopped because its person asked for it."""
+
+    id: str
+
+
+class WarmedUp(msgspec.Struct, frozen=True, tag=True):
+    """A model is loaded and waiting. `seconds` is what loading took."""
+
+    model: str
+    seconds: float
+
+
+# -- events the client adds about the engine itself --------------------------------------------------------------------
+
+
+class EngineStarting(msgspec.Struct, frozen=True, tag=True):
+    """The engine process was started; `attempt` counts from 1 and grows with each restart."""
+
+    attempt: int
+
+
+class EngineStopped(msgspec.Struct, frozen=True, tag=True):
+    """The engine ended. `expected` when it was told to; else `reason` says how it died and what happens next."""
+
+    expected: bool
+    reason: str = ""
+    will_restart: bool = False
+
+
+class SetAside(msgspec.Struct, frozen=True, tag=True):
+    """A request killed the engine twice and will not be tried again by itself."""
+
+    id: str
+    reason: str
+
+
+Event = (
+    Ready
+    | Heartbeat
+    | Started
+    | Progress
+    | Preview
+    | LedgerRecord
+    | Finished
+    | Failed
+    | Cancelled
+    | WarmedUp
+    | EngineStarting
+    | EngineStopped
+    | SetAside
+)
+
+
+def to_json(value: Any) -> str:
+    """Any message as JSON text."""
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,1 @@
+"""Model files: read and inspect, without torch."""

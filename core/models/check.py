@@ -1,0 +1,60 @@
+"""Fills a request's gaps with the model's defaults, and checks it before anything is loaded."""
+
+from __future__ import annotations
+
+import msgspec
+
+from core.messages import Request, UserError
+from core.models.info import ModelInfo
+
+MAX_STEPS = 1000
+MAX_SIDE = 8192
+MAX_PIXELS = 4096 * 4096
+MAX_SEED = 2**63 - 1
+MAX_PROMPT_CHARACTERS = 20_000
+
+# What diffusers' own pipelines default to where neither the model nor the request says anything.
+_FAMILY_SIZE = 1024
+_FAMILY_STEPS = 28
+
+
+def resolve(request: Request, model: ModelInfo) -> Request:
+    """The request with every default filled in.
+
+    Raises:
+        UserError: something in it cannot be done; the sentence says what to change.
+    """
+    defaults = model.defaults
+    steps = defaults.draft_steps if request.draft and request.steps is None else request.steps
+    resolved = msgspec.structs.replace(
+        request,
+        steps=steps if steps is not None else defaults.steps or _FAMILY_STEPS,
+        width=request.width if request.width is not None else defaults.width or _FAMILY_SIZE,
+        height=request.height if request.height is not None else defaults.height or _FAMILY_SIZE,
+        guidance=request.guidance if request.guidance is not None else defaults.guidance,
+    )
+    _check(resolved, model.size_multiple)
+    return resolved
+
+
+def _check(request: Request, multiple: int) -> None:
+    width, height, steps = request.width or 0, request.height or 0, request.steps or 0
+    if not request.prompt.strip():
+        raise UserError("The prompt is empty; say what the picture should show.")
+    if len(request.prompt) + len(request.negative_prompt) > MAX_PROMPT_CHARACTERS:
+        raise UserError(f"The prompt is longer than {MAX_PROMPT_CHARACTERS} characters; shorten it.")
+    if width < multiple or height < multiple or width % multiple or height % multiple:
+        near = f"{_nearest(width, multiple)}x{_nearest(height, multiple)}"
+        raise UserError(f"The size {width}x{height} is not a multiple of {multiple}; the nearest is {near}.")
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise UserError(f"The size {width}x{height} is too large; at most {MAX_SIDE} a side and 16 megapixels.")
+    if not 1 <= steps <= MAX_STEPS:
+        raise UserError(f"{steps} steps cannot be done; choose from 1 to {MAX_STEPS}.")
+    if not 0 <= request.seed <= MAX_SEED:
+        raise UserError(f"The seed {request.seed} is out of range; choose from 0 to {MAX_SEED}.")
+    if request.guidance is not None and not 0.0 <= request.guidance <= 100.0:
+        raise UserError(f"A guidance of {request.guidance} makes no sense; choose from 0 to 100.")
+
+
+def _nearest(size: int, multiple: int) -> int:
+    return min(max(multiple, round(size / multiple) * multiple), MAX_SIDE // multiple * multiple)

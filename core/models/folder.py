@@ -1,0 +1,132 @@
+"""Reads a model folder in diffusers' format: `model_index.json` and a subfolder for each component. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from core.messages import ModelFileError, UserError
+from core.models.headers import TensorHeader, read_header
+from core.models.info import ComponentInfo, Extras, ModelInfo
+
+_INDEX = "model_index.json"
+_WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+
+
+def read_folder(path: Path, name: str = "") -> ModelInfo:
+    """Inspect a model folder.
+
+    Raises:
+        UserError: the path is no model folder.
+        ModelFileError: a file of it is missing or damaged; the sentence names the file.
+    """
+    path = path.expanduser().resolve()
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; give the folder that holds {_INDEX}.")
+    if not (path / _INDEX).is_file():
+        raise UserError(f"{path} holds no {_INDEX}; give the folder of a model in diffusers' format.")
+    index = _read_json(path / _INDEX)
+    family = index.get("_class_name")
+    if not isinstance(family, str):
+        raise ModelFileError(f"{path / _INDEX} does not name a pipeline class; download the model again.")
+    digest = hashlib.sha256(json.dumps(index, sort_keys=True).encode())
+    components = {
+        key: _component(path / key, key, value[0], value[1], digest)
+        for key, value in index.items()
+        if not key.startswith("_") and isinstance(value, list) and len(value) == 2 and value[0] and value[1]
+    }
+    extras = _extras(path / "residency.json")
+    return ModelInfo(
+        name=name or extras.name or path.name,
+        path=path,
+        family=family,
+        components=components,
+        fingerprint=digest.hexdigest(),
+        size_multiple=_size_multiple(path, components),
+        defaults=extras.defaults,
+        preview=extras.preview,
+        vocabulary=extras.vocabulary,
+        index=index,
+    )
+
+
+def _component(folder: Path, name: str, library: str, class_name: str, digest: Any) -> ComponentInfo:
+    if not folder.is_dir():
+        raise ModelFileError(f"{folder} is missing although {_INDEX} names it; download the model again.")
+    tensors: dict[str, TensorHeader] = {}
+    files = _weight_files(folder)
+    if not files and any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+        raise ModelFileError(
+            f"{folder} holds its weights only as Python pickles, which can run code and are never opened; "
+            "get the safetensors version of this model."
+        )
+    for file in files:
+        header = read_header(file)
+        tensors.update(header)
+        entries = sorted((key, tensor.type, tensor.shape) for key, tensor in header.items())
+        digest.update(repr((name, file.name, file.stat().st_size, entries)).encode())
+    types: dict[str, int] = {}
+    for tensor in tensors.values():
+        types[tensor.type] = types.get(tensor.type, 0) + tensor.end - tensor.start
+    return ComponentInfo(
+        name=name,
+        library=library,
+        class_name=class_name,
+        files=tuple(str(file) for file in files),
+        tensors=len(tensors),
+        parameters=sum(tensor.elements for tensor in tensors.values()),
+        bytes=sum(types.values()),
+        types=types,
+    )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that `from_pretrained` will read: one file, or the shards that an index names."""
+    for weights in _WEIGHTS:
+        index = folder / f"{weights}.index.json"
+        if index.is_file():
+            shards = set(_read_json(index).get("weight_map", {}).values())
+            if any(not isinstance(shard, str) or Path(shard).name != shard for shard in shards):
+                raise ModelFileError(f"{index} names files outside its folder; download the model again.")
+            return [folder / shard for shard in sorted(shards)]
+        if (folder / weights).is_file():
+            return [folder / weights]
+    return []
+
+
+def _size_multiple(path: Path, components: dict[str, ComponentInfo]) -> int:
+    """What width and height must divide by: the VAE's factor, doubled where a transformer packs 2x2 latents."""
+    factor = 8
+    config_file = path / "vae" / "config.json"
+    if config_file.is_file():
+        config = _read_json(config_file)
+        stages = config.get("block_out_channels") or config.get("dim_mult")
+        if isinstance(stages, list) and stages:
+            factor = 2 ** (len(stages) - 1)
+    return factor * (2 if "transformer" in components else 1)
+
+
+def _extras(path: Path) -> Extras:
+    if not path.is_file():
+        return Extras()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Extras)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ModelFileError(f"{path} is damaged ({error}); delete it or get the model again.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise ModelFileError(f"{path} is not valid JSON; download the model again.") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path} is not a JSON object; download the model again.")
+    return value

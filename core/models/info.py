@@ -1,0 +1,77 @@
+"""What a model is, as plain data: its family, its components with their bytes, and its own defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class ComponentInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a model's index. `types` counts stored bytes by type; all counts are 0 for what has no weights."""
+
+    name: str
+    library: str
+    class_name: str
+    files: tuple[str, ...] = ()
+    tensors: int = 0
+    parameters: int = 0
+    bytes: int = 0
+    types: dict[str, int] = {}
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it has weights (a tokenizer or a scheduler has none)."""
+        return self.tensors > 0
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request means when it does not say. None leaves it to the family's own default in diffusers."""
+
+    steps: int | None = None
+    draft_steps: int = 4
+    width: int | None = None
+    height: int | None = None
+    guidance: float | None = None
+    max_sequence_length: int | None = None
+
+
+class PreviewMap(msgspec.Struct, frozen=True):
+    """A linear map from latents to colours: `rgb = latents @ latent_rgb_factors + latent_rgb_bias`, in 0..1."""
+
+    latent_rgb_factors: list[tuple[float, float, float]]
+    latent_rgb_bias: tuple[float, float, float]
+
+
+class Extras(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of a model folder's optional `residency.json`."""
+
+    name: str = ""
+    defaults: Defaults = Defaults()
+    preview: PreviewMap | None = None
+    vocabulary: dict[str, list[str]] = {}
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A model on this machine.
+
+    `family` is the class of its diffusers pipeline, `fingerprint` a SHA-256 over names, sizes and headers of its
+    files: cheap for 40 GB, and different whenever a tensor's layout or a file's size differs.
+    """
+
+    name: str
+    path: Path
+    family: str
+    components: dict[str, ComponentInfo]
+    fingerprint: str
+    size_multiple: int
+    defaults: Defaults = Defaults()
+    preview: PreviewMap | None = None
+    vocabulary: dict[str, list[str]] = {}
+    index: dict[str, Any] = {}
+
+    @property
+    def networks(self) -> dict[str, ComponentInfo]:
+        """The components that have weights."""
+        return {name: component for name, component in self.components.items() if component.is_network}

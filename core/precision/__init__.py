@@ -1,0 +1,1 @@
+"""Formats: how tensors are stored and what they are computed in."""

@@ -1,0 +1,1 @@
+"""The order of phases across jobs, and the loop that runs them."""

@@ -1,0 +1,322 @@
+"""The run loop: takes what waits, plans it, and runs its phases, each inside one hold of its components."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from PIL import Image
+from torch import nn
+
+from core.generation import outputs
+from core.generation.conditioning import ConditioningCache
+from core.generation.interrupt import Interrupt, Interrupted
+from core.generation.pipeline import Pipeline, build
+from core.generation.preview import Previewer
+from core.generation.run import Run
+from core.hardware.accelerator import TorchAccelerator, choose
+from core.messages import (
+    Cancel,
+    Cancelled,
+    Command,
+    ErrorKind,
+    Event,
+    Failed,
+    Finished,
+    Phase,
+    Preview,
+    Progress,
+    Ready,
+    Request,
+    ResidencyError,
+    Started,
+    Submit,
+    WarmedUp,
+    WarmUp,
+)
+from core.models import catalogue
+from core.models.check import resolve
+from core.models.info import ModelInfo
+from core.planning.plan import PhasePlan, Plan, solve
+from core.precision.dtypes import component_dtype, format_name
+from core.residency.ledger import Ledger
+from core.residency.warm import WarmCache
+from core.scheduler.pace import Key, Pace
+from core.scheduler.waiting import Waiting
+
+# Previews are painted at most this often: more cannot be seen, and painting takes time from the steps.
+PREVIEW_INTERVAL_SECONDS = 0.05
+
+
+class Scheduler:
+    """Owns the accelerator. `run` belongs to one thread; `command` and `stop` may be called from any."""
+
+    def __init__(self, emit: Callable[[Event], None], accelerator: str = "auto") -> None:
+        """Events go to `emit`, from the thread of `run` and from that of `command`."""
+        self._emit = emit
+        self._accelerator_name = accelerator
+        self._waiting = Waiting()
+        self._interrupt = Interrupt()
+        self._lock = threading.Lock()
+        self._running = ""
+        self._warming = False
+        self._stopping = False
+        self._pipelines: dict[str, tuple[Pipeline, Previewer]] = {}
+        self._pace = Pace()
+        self._encodings = ConditioningCache()
+        self._accelerator: TorchAccelerator
+        self._ledger: Ledger
+        self._warm: WarmCache
+
+    @property
+    def running(self) -> str:
+        """The id of the request that runs now, or an empty string."""
+        return self._running
+
+    def command(self, command: Command) -> None:
+        """Take a command from the client."""
+        match command:
+            case Submit(request=request):
+                self._waiting.add(request)
+                with self._lock:
+                    if self._warming:
+                        self._interrupt.set()  # somebody waits now; what is loaded stays
+            case WarmUp():
+                self._waiting.add(command)
+            case Cancel(id=request_id):
+                with self._lock:
+                    if self._running == request_id:
+                        self._interrupt.set()
+                        return
+                self._waiting.remove(request_id)
+                self._emit(Cancelled(request_id))
+
+    def stop(self) -> None:
+        """Stop what runs at its next block and let `run` return."""
+        with self._lock:
+            self._stopping = True
+            self._interrupt.set()
+        self._waiting.stop()
+
+    def run(self) -> None:
+        """Run what waits until `stop`. Raises UserError when the accelerator asked for cannot be used."""
+        self._accelerator = choose(self._accelerator_name)
+        torch.backends.cudnn.benchmark = False  # it would choose kernels by timing, and pixels with them
+        self._ledger = Ledger(self._emit)
+        self._warm = WarmCache(self._accelerator, self._ledger)
+        total, free = self._accelerator.memory()
+        self._emit(Ready(self._accelerator.kind, self._accelerator.name, str(torch.__version__), total, free))
+        while (item := self._waiting.next()) is not None:
+            if isinstance(item, WarmUp):
+                self._warm_up(item)
+            else:
+                self._run_request(item)
+
+    # -- one item ---------------------------------------------------------------------------------------------------
+
+    def _run_request(self, request: Request) -> None:
+        with self._lock:
+            if self._stopping:
+                return
+            self._running = request.id
+            self._interrupt.clear()
+        try:
+            event: Event = self._make(request)
+        except Interrupted:
+            event = Cancelled(request.id)
+        except ResidencyError as error:
+            event = Failed(request.id, error.kind, str(error))
+        except torch.OutOfMemoryError:
+            sentence = "The device ran out of memory; choose a smaller size or close other programs that use it."
+            event = Failed(request.id, ErrorKind.USER, sentence, traceback.format_exc())
+        except Exception as error:  # the engine must outlive any failure of one request
+            sentence = f"Something went wrong inside Residency ({type(error).__name__}); details are in the engine log."
+            event = Failed(request.id, ErrorKind.INTERNAL, sentence, traceback.format_exc())
+        with self._lock:
+            self._running = ""
+        if not (self._stopping and isinstance(event, Cancelled)):  # a stopped engine's request stays in the queue
+            self._emit(event)
+
+    def _warm_up(self, item: WarmUp) -> None:
+        with self._lock:
+            if self._stopping:
+                return
+            self._interrupt.clear()
+            self._warming = True
+        begin = time.monotonic()
+        try:
+            info = catalogue.find(item.model)
+            pipeline, previewer = self._pipeline(info)
+            plan = self._plan(pipeline)
+            # one step of a real run: the first use of a network imports code and chooses kernels, which takes seconds
+            run = Run(resolve(Request(prompt="warm up", steps=1), info), pipeline, previewer, self._interrupt)
+            for phase in plan.phases:
+                with self._hold(pipeline, plan, phase, "warm-up"):
+                    match phase.phase:
+                        case Phase.ENCODE:
+                            run.encode(None)
+                        case Phase.DENOISE:
+                            run.denoise(lambda _step, paint: paint() and None)
+                        case _:
+                            run.decode()
+        except (ResidencyError, torch.OutOfMemoryError, Interrupted):
+            return  # the request that needs the model will say what is wrong
+        except Exception:  # nobody asked for anything yet, so there is nobody to tell; the log has it
+            traceback.print_exc()
+            return
+        finally:
+            with self._lock:
+                self._warming = False
+        self._emit(WarmedUp(item.model, time.monotonic() - begin))
+
+    def _make(self, asked: Request) -> Finished:
+        info = catalogue.find(asked.model)
+        request = resolve(asked, info)
+        self._emit(Started(request.id, request))
+        self._emit(Progress(request.id, Phase.LOAD))
+        if request.out:
+            outputs.check_writable(request.out)
+        self._ledger.start_run()
+        self._accelerator.reset_peak()
+        self._warm.link_bytes = 0
+        pipeline, previewer = self._pipeline(info)
+        plan = self._plan(pipeline)
+        run = Run(request, pipeline, previewer, self._interrupt)
+        run.reasons.extend(plan.reasons)
+        seconds = {phase.phase: 0.0 for phase in plan.phases}
+        image = None
+        for phase in plan.phases:
+            if phase.phase is Phase.ENCODE and run.recall_encoding(self._encodings):
+                run.reasons.append("the prompt's encoding was on disk: no text encoder was needed")
+                continue
+            with self._hold(pipeline, plan, phase, request.id):
+                begin = time.monotonic()
+                image = self._run_phase(phase.phase, run, self._key(info, request))
+                self._accelerator.synchronize()
+                seconds[phase.phase] = time.monotonic() - begin
+            if phase.phase is not Phase.DENOISE:
+                self._pace.note(self._key(info, request), phase.phase, seconds[phase.phase])
+        assert image is not None  # the last phase is always DECODE
+        used = {name: self._ledger.use(info.name, name, self._format(pipeline, name)) for name in pipeline.skeletons}
+        facts = outputs.Facts(
+            accelerator=self._accelerator,
+            budget_bytes=plan.budget_bytes,
+            peak_device_bytes=max(self._accelerator.peak_bytes(), self._ledger.peak_bytes),
+            link_bytes=self._warm.link_bytes,
+            seconds={str(phase): value for phase, value in seconds.items()},
+            components=used,
+            reasons=run.reasons,
+        )
+        if request.out:
+            self._emit(Progress(request.id, Phase.SAVE))
+        return outputs.finish(request, info, image, facts)
+
+    def _run_phase(self, phase: Phase, run: Run, key: Key) -> Image.Image | None:
+        request = run.request
+        steps = request.steps or 0
+        self._emit(Progress(request.id, phase, 0, steps, self._pace.left(key, phase, steps)))
+        match phase:
+            case Phase.ENCODE:
+                run.encode(self._encodings)
+            case Phase.DENOISE:
+                run.denoise(partial(self._on_step, request.id, steps, key, _Stopwatch()))
+            case _:
+                return run.decode()
+        return None
+
+    def _on_step(
+        self,
+        request_id: str,
+        steps: int,
+        key: Key,
+        watch: _Stopwatch,
+        step: int,
+        paint: Callable[[], tuple[int, int, bytes]],
+    ) -> None:
+        self._pace.note(key, Phase.DENOISE, watch.lap())
+        self._emit(Progress(request_id, Phase.DENOISE, step, steps, self._pace.left(key, Phase.DENOISE, steps - step)))
+        if step < steps and watch.since_preview() >= PREVIEW_INTERVAL_SECONDS:
+            self._emit(Preview(request_id, step, steps, *paint()))
+            watch.painted()
+
+    # -- models -----------------------------------------------------------------------------------------------------
+
+    def _pipeline(self, info: ModelInfo) -> tuple[Pipeline, Previewer]:
+        if info.fingerprint not in self._pipelines:
+            self._pipelines[info.fingerprint] = (build(info, self._accelerator), Previewer(info))
+        return self._pipelines[info.fingerprint]
+
+    def _plan(self, pipeline: Pipeline) -> Plan:
+        phases = [(group.phase, group.networks) for group in pipeline.phases]
+        return solve(phases, self._sizes(pipeline), self._accelerator.budget_bytes(self._ledger.resident_bytes))
+
+    def _sizes(self, pipeline: Pipeline) -> dict[str, int]:
+        networks = pipeline.info.networks
+        return {
+            name: networks[name].parameters * self._dtype(pipeline, name).itemsize if name in networks else 0
+            for name in pipeline.skeletons
+        }
+
+    def _dtype(self, pipeline: Pipeline, name: str) -> torch.dtype:
+        return component_dtype(self._accelerator.compute_dtype, getattr(pipeline.skeletons[name], "config", None))
+
+    def _format(self, pipeline: Pipeline, name: str) -> str:
+        return format_name(self._dtype(pipeline, name))
+
+    @contextmanager
+    def _hold(self, pipeline: Pipeline, plan: Plan, phase: PhasePlan, owner: str) -> Iterator[None]:
+        def load(name: str) -> nn.Module:
+            self._interrupt.check()
+            if owner == self._running:
+                self._emit(Progress(owner, Phase.LOAD, note=name))
+            module = pipeline.load(name)
+            self._interrupt.watch(module)
+            return module
+
+        info = pipeline.info
+        with self._warm.hold(
+            info.fingerprint,
+            info.name,
+            phase.components,
+            load,
+            sizes=self._sizes(pipeline),
+            owner=owner,
+            keep_warm=plan.keep_warm,
+            budget_bytes=plan.budget_bytes,
+        ) as modules:
+            pipeline.attach(modules)
+            try:
+                yield
+            finally:
+                pipeline.detach(phase.components)
+
+    @staticmethod
+    def _key(info: ModelInfo, request: Request) -> Key:
+        return (info.fingerprint, request.width or 0, request.height or 0)
+
+
+class _Stopwatch:
+    """Times the steps of one denoise phase and the gaps between its previews."""
+
+    def __init__(self) -> None:
+        self._lap = time.monotonic()
+        self._preview = 0.0
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.monotonic()
+        seconds, self._lap = now - self._lap, now
+        return seconds
+
+    def since_preview(self) -> float:
+        """Seconds since a preview was painted."""
+        return time.monotonic() - self._preview
+
+    def painted(self) -> None:
+        """Note that one was painted; the time that it took is not the next step's."""
+        self._preview = self._lap = time.monotonic()

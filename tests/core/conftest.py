@@ -1,0 +1,30 @@
+"""Tiny models, made once a session and shared by every test that asks for a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's tiny random model."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            from tests.tiny_models import make
+
+            made[family] = make(family, tmp_path_factory.mktemp("models") / family)
+        return made[family]
+
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """User folders of this test alone."""
+    monkeypatch.setenv("RESIDENCY_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"

@@ -1,0 +1,118 @@
+"""Any diffusers folder of a family with modular blocks runs, and gives the stock pipeline's pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from core.engine import InProcessEngine
+from core.engine.client import Client
+from core.library import metadata
+from core.messages import Event, LedgerRecord, Phase, Preview, Progress, Request
+from core.resources import resource
+from tests.events import result_of
+from tests.tiny_models import FAMILIES
+
+PROMPT = "a red house by the sea"
+# What each family's stock pipeline is asked for, so that both sides use the same guidance.
+STOCK_ARGUMENTS: dict[str, dict[str, float]] = {
+    "flux": {"guidance_scale": 3.5},
+    "sdxl": {"guidance_scale": 5.0},
+    "sd3": {"guidance_scale": 5.0},
+    "z_image": {"guidance_scale": 5.0},
+    "qwen_image": {"true_cfg_scale": 4.0},
+}
+GUIDANCE = {"flux": 3.5, "sdxl": 5.0, "sd3": 5.0, "z_image": 5.0, "qwen_image": 4.0}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Client]:
+    engine = InProcessEngine(accelerator="cpu")
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def stock_pixels(folder: Path, **arguments: object) -> str:
+    """SHA-256 of the pixels that the library's own pipeline makes."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(generator=torch.Generator("cpu").manual_seed(7), **arguments).images[0]
+    return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_gives_the_stock_pixels(
+    family: str, tiny: Callable[[str], Path], engine: Client, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.png"
+    request = Request(
+        prompt=PROMPT,
+        model=str(tiny(family)),
+        seed=7,
+        steps=3,
+        guidance=GUIDANCE[family],
+        width=64,
+        height=48,
+        out=str(out),
+        negative_prompt="" if family == "flux" else "blurry",
+    )
+    seen: list[Event] = []
+    engine.submit(request)
+    result = result_of(engine, request.id, seen=seen)
+
+    with Image.open(out) as image:
+        assert image.size == (64, 48)
+        assert hashlib.sha256(image.tobytes()).hexdigest() == result.pixels_sha256
+    assert metadata.read_result(out) == result
+    assert set(result.seconds) == {"encode", "denoise", "decode", "total"}
+    phases = list(dict.fromkeys(event.phase for event in seen if isinstance(event, Progress)))
+    assert [phase for phase in phases if phase is not Phase.LOAD] == [
+        Phase.ENCODE,
+        Phase.DENOISE,
+        Phase.DECODE,
+        Phase.SAVE,
+    ]
+    steps = [event.step for event in seen if isinstance(event, Progress) and event.phase is Phase.DENOISE]
+    assert steps == [0, 1, 2, 3]
+    previews = [event for event in seen if isinstance(event, Preview)]
+    assert previews
+    assert all(len(event.pixels) == 3 * event.width * event.height > 0 for event in previews)
+    arrived = {event.component: event.change for event in seen if isinstance(event, LedgerRecord)}
+    assert arrived == {name: use.bytes for name, use in result.components.items()}
+
+    arguments: dict[str, object] = {"prompt": PROMPT, "num_inference_steps": 3, "width": 64, "height": 48}
+    arguments |= STOCK_ARGUMENTS[family]
+    if family != "flux":
+        arguments["negative_prompt"] = "blurry"
+    assert result.pixels_sha256 == stock_pixels(tiny(family), **arguments)
+
+
+def test_the_starter_gives_the_stock_pixels(engine: Client) -> None:
+    request = Request(prompt="a red house by the sea at sunset", seed=7, draft=True, steps=4)
+    engine.submit(request)
+    result = result_of(engine, request.id)
+    assert result.pixels_sha256 == stock_pixels(
+        resource("starter", "model"),
+        prompt=request.prompt,
+        num_inference_steps=4,
+        width=result.width,
+        height=result.height,
+        guidance_scale=result.guidance,
+        max_sequence_length=64,
+    )
+
+
+def test_words_change_the_starters_picture(engine: Client) -> None:
+    hashes = set()
+    for words in ("a red house by the sea at sunset", "a blue boat in the desert at night"):
+        request = Request(prompt=words, seed=7, draft=True)
+        engine.submit(request)
+        hashes.add(result_of(engine, request.id).pixels_sha256)
+    assert len(hashes) == 2

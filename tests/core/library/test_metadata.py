@@ -1,0 +1,133 @@
+"""What is written into a picture can be read back, by us and by others; and a failed write leaves nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from core.library import metadata
+from core.messages import ComponentUse, Result, UserError
+
+TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=200)
+
+
+def make_result(**changes: object) -> Result:
+    result = Result(
+        id="0123456789ab",
+        pixels_sha256="00" * 32,
+        width=64,
+        height=32,
+        model="starter",
+        family="FluxPipeline",
+        fingerprint="ab" * 32,
+        prompt="a red house by the sea",
+        seed=7,
+        steps=12,
+        guidance=3.5,
+        accelerator="cpu",
+        device="CPU",
+        seconds={"encode": 0.1, "denoise": 0.5, "decode": 0.1, "total": 0.7},
+        components={"vae": ComponentUse(format="F32", bytes=10, peak_bytes=10)},
+        versions={"residency": "0.1.0"},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    return msgspec.structs.replace(result, **changes)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=TEXT, negative=TEXT, seed=st.integers(0, 2**63 - 1))
+def test_a_result_survives_its_file(tmp_path: Path, prompt: str, negative: str, seed: int) -> None:
+    result = make_result(prompt=prompt, negative_prompt=negative, seed=seed)
+    path = tmp_path / "a.png"
+    metadata.write_png(path, Image.new("RGB", (64, 32), "red"), result)
+    assert metadata.read_result(path) == msgspec.structs.replace(result, file=str(path))
+    request = metadata.read_request(path)
+    assert request is not None
+    assert (request.prompt, request.negative_prompt, request.seed) == (prompt, negative, seed)
+
+
+@given(
+    prompt=TEXT.map(str.strip).filter(lambda text: text and "Negative prompt: " not in text),
+    negative=TEXT.map(str.strip),
+    seed=st.integers(0, 2**31),
+)
+def test_the_a1111_text_is_read_back(prompt: str, negative: str, seed: int) -> None:
+    text = metadata.parameters_text(make_result(prompt=prompt, negative_prompt=negative, seed=seed))
+    request = metadata.parse_parameters(text)
+    assert request is not None
+    assert (request.prompt, request.negative_prompt, request.seed) == (prompt, negative, seed)
+    assert (request.steps, request.guidance, request.width, request.height) == (12, 3.5, 64, 32)
+
+
+def test_a_picture_of_the_a1111_web_ui_gives_its_settings(tmp_path: Path) -> None:
+    text = (
+        "masterpiece, a fox\nin the snow\nNegative prompt: blurry\n"
+        "Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 965400086, Size: 512x768, "
+        "Model hash: 31e35c80fc, Model: sd_xl_base_1.0, Version: v1.6.0"
+    )
+    info = metadata.PngImagePlugin.PngInfo()
+    info.add_text("parameters", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a1111.png", pnginfo=info)
+    request = metadata.read_request(tmp_path / "a1111.png")
+    assert request is not None
+    assert request.prompt == "masterpiece, a fox\nin the snow"
+    assert request.negative_prompt == "blurry"
+    assert (request.seed, request.steps, request.guidance) == (965400086, 20, 7.0)
+    assert (request.width, request.height) == (512, 768)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_what_is_no_picture_says_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(content)
+    assert metadata.read_result(path) is None
+    assert metadata.read_request(path) is None
+    assert metadata.read_request(tmp_path / "missing.png") is None
+
+
+def test_a_plain_picture_has_no_settings(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    assert metadata.read_request(tmp_path / "plain.png") is None
+
+
+def test_a_generated_picture_says_that_it_is_generated(tmp_path: Path) -> None:
+    metadata.write_png(tmp_path / "a.png", Image.new("RGB", (64, 32)), make_result())
+    with Image.open(tmp_path / "a.png") as image:
+        assert "trainedAlgorithmicMedia" in image.info[metadata.XMP_KEY]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old.png").write_bytes(b"the picture that was there before")
+    script = f"""
+import os, resource, signal, sys
+from pathlib import Path
+from PIL import Image
+from core.library import metadata
+from core.messages import UserError
+from tests.core.library.test_metadata import make_result
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    picture = Image.effect_noise((256, 256), 90).convert("RGB")
+    metadata.write_png(Path({str(tmp_path / "old.png")!r}), picture, make_result())
+except UserError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "could not be saved" in run.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
+    assert (tmp_path / "old.png").read_bytes() == b"the picture that was there before"
+
+
+def test_a_folder_that_is_a_file_is_a_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose another folder"):
+        metadata.write_png(tmp_path / "file" / "a.png", Image.new("RGB", (8, 8)), make_result())

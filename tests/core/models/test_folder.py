@@ -1,0 +1,112 @@
+"""A model folder is understood without torch, and what is wrong with it is said by file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core.messages import ModelFileError, UserError
+from core.models import catalogue
+from core.models.folder import read_folder
+
+Tiny = Callable[[str], Path]
+
+
+@pytest.fixture
+def flux(tiny: Tiny, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(tiny("flux"), tmp_path / "flux"))
+
+
+def test_components_and_their_bytes(flux: Path) -> None:
+    info = read_folder(flux)
+    assert info.family == "FluxPipeline"
+    assert set(info.networks) == {"text_encoder", "text_encoder_2", "transformer", "vae"}
+    assert info.size_multiple == 16
+    vae = info.components["vae"]
+    assert vae.types == {"F32": vae.bytes}
+    assert vae.bytes == 4 * vae.parameters > 0
+
+
+def test_the_fingerprint_follows_the_files(flux: Path, tiny: Tiny) -> None:
+    before = read_folder(flux).fingerprint
+    assert before == read_folder(tiny("flux")).fingerprint
+    weights = flux / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    assert read_folder(flux).fingerprint != before
+
+
+@pytest.mark.parametrize(("family", "multiple"), [("sdxl", 8), ("sd3", 16), ("z_image", 16), ("qwen_image", 16)])
+def test_the_size_must_fit_the_family(tiny: Tiny, family: str, multiple: int) -> None:
+    assert read_folder(tiny(family)).size_multiple == multiple
+
+
+def test_a_truncated_weight_file_is_named(flux: Path) -> None:
+    weights = flux / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelFileError, match=r"transformer.*truncated"):
+        read_folder(flux)
+
+
+def test_pickled_weights_are_refused(flux: Path) -> None:
+    (flux / "vae" / "diffusion_pytorch_model.safetensors").rename(flux / "vae" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelFileError, match="pickle"):
+        read_folder(flux)
+
+
+def test_a_missing_component_is_named(flux: Path) -> None:
+    shutil.rmtree(flux / "text_encoder_2")
+    with pytest.raises(ModelFileError, match="text_encoder_2"):
+        read_folder(flux)
+
+
+def test_a_shard_outside_the_folder_is_refused(flux: Path) -> None:
+    index = {"weight_map": {"a": "../../secret.safetensors"}}
+    (flux / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelFileError, match="outside"):
+        read_folder(flux)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"_class_name": 3}', "\x00"])
+def test_a_damaged_index_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "model_index.json").write_text(content)
+    with pytest.raises(ModelFileError, match=r"model_index\.json"):
+        read_folder(tmp_path)
+
+
+def test_what_is_no_model_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a folder"):
+        read_folder(tmp_path / "missing")
+    with pytest.raises(UserError, match=r"model_index\.json"):
+        read_folder(tmp_path)
+
+
+def test_an_unknown_name_suggests_the_nearest(home: Path) -> None:
+    with pytest.raises(UserError, match="did you mean starter"):
+        catalogue.find("startr")
+    with pytest.raises(UserError, match="known models"):
+        catalogue.find("zzz")
+
+
+def test_a_model_can_be_added_found_and_removed(home: Path, flux: Path) -> None:
+    assert catalogue.add(flux).name == "flux"
+    assert catalogue.find("flux").path == flux
+    catalogue.remove("flux")
+    with pytest.raises(UserError):
+        catalogue.find("flux")
+    with pytest.raises(UserError):
+        catalogue.remove("starter")
+
+
+def test_models_are_read_without_torch(tiny: Tiny) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom core.models.folder import read_folder\n"
+        f"read_folder(Path({str(tiny('flux'))!r}))\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -1,0 +1,121 @@
+"""Components stay while there is room, leave least recently used first, and the ledger tells it all."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from core.hardware.accelerator import TorchAccelerator
+from core.messages import LedgerRecord
+from core.residency.blocks import blocks
+from core.residency.ledger import Ledger
+from core.residency.warm import WarmCache
+
+KILO = 1000
+SIZES = {"a": 4 * KILO, "b": 4 * KILO, "c": 4 * KILO}
+
+
+class Shelf:
+    """A warm cache on the CPU with its records, and a count of how often each component was read."""
+
+    def __init__(self, budget: int) -> None:
+        self.records: list[LedgerRecord] = []
+        self.loads: list[str] = []
+        self.ledger = Ledger(self.records.append)
+        self.cache = WarmCache(TorchAccelerator("cpu", "CPU"), self.ledger)
+        self.budget = budget
+
+    def load(self, name: str) -> nn.Module:
+        self.loads.append(name)
+        return nn.Linear(KILO, 1, bias=False)
+
+    def hold(self, *names: str, keep_warm: bool = True) -> None:
+        with self.cache.hold(
+            "model", "model", names, self.load, sizes=SIZES, owner="job", keep_warm=keep_warm, budget_bytes=self.budget
+        ) as held:
+            assert list(held) == list(names)
+            assert self.ledger.resident_bytes <= self.budget
+
+
+def test_what_fits_stays_warm() -> None:
+    shelf = Shelf(12 * KILO)
+    for _ in range(3):
+        shelf.hold("a", "b")
+        shelf.hold("c")
+    assert shelf.loads == ["a", "b", "c"]
+    assert [record.change for record in shelf.records] == [4 * KILO] * 3
+    assert shelf.records[-1].resident_bytes == 12 * KILO
+
+
+def test_the_least_recently_used_leaves_first() -> None:
+    shelf = Shelf(8 * KILO)
+    shelf.hold("a")
+    shelf.hold("b")
+    shelf.hold("a")
+    shelf.hold("c")
+    departed = [record.component for record in shelf.records if record.change < 0]
+    assert departed == ["b"]
+    assert shelf.ledger.resident_bytes == 8 * KILO
+
+
+def test_what_is_not_kept_warm_leaves_before_what_is() -> None:
+    shelf = Shelf(8 * KILO)
+    shelf.hold("a")
+    shelf.hold("b", keep_warm=False)
+    shelf.hold("c")
+    assert [record.component for record in shelf.records if record.change < 0] == ["b"]
+
+
+def test_room_is_made_before_a_component_is_read() -> None:
+    shelf = Shelf(4 * KILO)
+    resident_at_load: list[int] = []
+    load = shelf.load
+
+    def watched(name: str) -> nn.Module:
+        resident_at_load.append(shelf.ledger.resident_bytes)
+        return load(name)
+
+    shelf.load = watched  # type: ignore[method-assign]
+    for name in ("a", "b", "c"):
+        shelf.hold(name)
+    assert resident_at_load == [0, 0, 0]
+
+
+def test_a_failed_read_leaves_no_trace() -> None:
+    shelf = Shelf(12 * KILO)
+
+    def broken(name: str) -> nn.Module:
+        raise OSError(name)
+
+    shelf.load = broken  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="a"):
+        shelf.hold("a")
+    assert shelf.records == []
+    assert shelf.ledger.resident_bytes == 0
+
+
+def test_a_run_has_its_own_peaks() -> None:
+    shelf = Shelf(8 * KILO)
+    shelf.hold("a", "b")
+    shelf.ledger.start_run()
+    shelf.hold("c")
+    use = shelf.ledger.use("model", "c", "F32")
+    assert (use.bytes, use.resident_bytes) == (4 * KILO, 4 * KILO)
+    assert shelf.ledger.peak_bytes == 8 * KILO
+
+
+def test_a_model_can_be_dropped_whole() -> None:
+    shelf = Shelf(12 * KILO)
+    shelf.hold("a", "b")
+    shelf.cache.drop_model("model", "user", "asked for")
+    assert shelf.ledger.resident_bytes == 0
+    assert not shelf.cache.has("model", "a")
+
+
+def test_blocks_are_the_outermost_repeated_layers() -> None:
+    inner = nn.ModuleList([nn.Linear(1, 1)])
+    outer = nn.ModuleList([nn.Sequential(inner), nn.Linear(1, 1)])
+    holes = nn.Module()
+    holes.attentions = nn.ModuleList([None])  # type: ignore[list-item]
+    model = nn.Sequential(nn.Linear(1, 1), nn.Sequential(outer), holes)
+    assert list(blocks(model)) == list(outer)
