@@ -55,6 +55,12 @@ class Pipeline:
         """The names of the inputs that the blocks take."""
         return {parameter.name for parameter in self.modular._blocks.inputs if parameter.name}
 
+    @property
+    def tokenizers(self) -> dict[str, Any]:
+        """The tokenizers of the text encoders, by component name."""
+        components = self.modular.components.items()
+        return {name: part for name, part in components if name.startswith("tokenizer") and part is not None}
+
     def load(self, name: str) -> nn.Module:
         """Read one component's weights into host memory, in its compute dtype and ready for inference.
 

@@ -40,6 +40,7 @@ class Run:
         self._state = self._initial_state()
         self._encoding = conditioning.key(pipeline.info, request, pipeline.accelerator)
         self._set_guidance()
+        self._note_unread_words()
 
     def _initial_state(self) -> PipelineState:
         request, known = self.request, self._pipeline.input_names
@@ -76,6 +77,21 @@ class Run:
         if scale is not None and self._pipeline.info.family in _GUIDANCE_FROM_ZERO:
             options |= {"enabled": scale > 0, "use_original_formulation": True}
         self._pipeline.modular.guider = default.new(**options)
+
+    def _note_unread_words(self) -> None:
+        """Say so when the prompt is longer than every text encoder reads."""
+        limits = []
+        for name, tokenizer in self._pipeline.tokenizers.items():
+            # CLIP's length is its own; the others are padded or cut to what the pipeline asks for
+            own = tokenizer.model_max_length
+            limit = own if "CLIP" in type(tokenizer).__name__ else self._state.get("max_sequence_length") or own
+            tokens = len(tokenizer(self.request.prompt).input_ids)
+            if tokens <= limit:
+                return
+            limits.append((limit, tokens, name))
+        if limits:
+            limit, tokens, _ = max(limits)
+            self.reasons.append(f"the prompt has {tokens} tokens and the model reads {limit}: its end was not used")
 
     # -- phases -----------------------------------------------------------------------------------------------------
 

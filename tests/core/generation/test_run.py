@@ -215,3 +215,13 @@ def test_progress_knows_the_time_left_from_the_second_picture_on(tiny: Tiny, eng
     left = [e.seconds_left for e in seen if isinstance(e, Progress) and e.phase is Phase.DENOISE]
     assert None not in left
     assert left[0] > left[-1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("family", ["sdxl", "flux"])
+def test_a_prompt_that_is_cut_is_said_to_be(family: str, tiny: Tiny, engine: Client) -> None:
+    long, short = "a red house " * 60, "a red house"
+    cut = [reason for reason in run(engine, draft(tiny(family), prompt=long)).result.reasons if "not used" in reason]
+    assert len(cut) == 1
+    assert str(77 if family == "sdxl" else 512) in cut[0]
+    reasons = run(engine, draft(tiny(family), id="short", prompt=short)).result.reasons
+    assert not [reason for reason in reasons if "not used" in reason]
