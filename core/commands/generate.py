@@ -9,6 +9,7 @@ from typing import TextIO
 
 import msgspec
 
+from core.library import metadata
 from core.messages import (
     Cancelled,
     EngineStopped,
@@ -68,6 +69,8 @@ def generate(
     )
     if importlib.util.find_spec("torch") is None:
         raise UserError("The engine is not installed; install it with `pip install residency-studio[engine]`.")
+    if out is not None:
+        metadata.check_writable(out.expanduser().absolute())
     _check_early(request)
     if out is None:
         from core.library.index import Library

@@ -156,7 +156,9 @@ class Client:
             self._after_death(reason)
             if not again:
                 return
-        threading.Timer(RESTART_PAUSE_SECONDS, self._restart_after_death).start()
+        timer = threading.Timer(RESTART_PAUSE_SECONDS, self._restart_after_death)
+        timer.daemon = True
+        timer.start()
 
     def _restart_after_death(self) -> None:
         with self._lock:

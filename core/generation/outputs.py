@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +15,7 @@ from PIL import Image
 from core import __version__
 from core.hardware.accelerator import TorchAccelerator
 from core.library import metadata
-from core.messages import ComponentUse, Finished, Request, Result, UserError
+from core.messages import ComponentUse, Finished, Request, Result
 from core.models.info import ModelInfo
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
@@ -33,18 +32,6 @@ class Facts:
     seconds: dict[str, float]
     components: dict[str, ComponentUse]
     reasons: list[str]
-
-
-def check_writable(out: str) -> None:
-    """Find out before any work is done whether the picture can be written. Raises UserError."""
-    path = Path(out)
-    folder = path.parent
-    if path.is_dir():
-        raise UserError(f"{out} is a folder; give the name of a file in it.")
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{path.parent} cannot be written to; choose another folder.")
 
 
 def pixels_sha256(image: Image.Image) -> str:
@@ -64,7 +51,7 @@ def finish(request: Request, model: ModelInfo, image: Image.Image, facts: Facts)
         pixels_sha256=pixels_sha256(image),
         width=image.width,
         height=image.height,
-        model=request.model,
+        model=model.name,
         family=model.family,
         fingerprint=model.fingerprint,
         prompt=request.prompt,

@@ -51,6 +51,19 @@ def parameters_text(result: Result) -> str:
     return "\n".join(lines)
 
 
+def check_writable(path: Path) -> None:
+    """Find out before any work is done whether the picture can be written. Raises UserError."""
+    folder = path.parent
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file in it.")
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path.name} does not end in .png, the format that pictures are written in; change its name.")
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{path.parent} cannot be written to; choose another folder.")
+
+
 def write_png(path: Path, image: Image.Image, result: Result) -> None:
     """Write the picture with its metadata: to a temporary name in the same folder, flushed, then renamed.
 
@@ -59,7 +72,8 @@ def write_png(path: Path, image: Image.Image, result: Result) -> None:
     """
     info = PngImagePlugin.PngInfo()
     info.add_text(TEXT_KEY, parameters_text(result))
-    info.add_itxt(JSON_KEY, msgspec.json.encode(result).decode())
+    # pictures are shared: where this one lay on its maker's disk is nobody's business
+    info.add_itxt(JSON_KEY, msgspec.json.encode(msgspec.structs.replace(result, file="")).decode())
     info.add_itxt(XMP_KEY, _XMP)
     temporary: str | None = None
     try:

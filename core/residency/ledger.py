@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 from core.messages import ComponentUse, LedgerRecord
 
+Key = tuple[str, str]  # model fingerprint, component name
+
 
 class Ledger:
     """Counts the bytes that each component holds on the device and tells every change to `emit`."""
 
     def __init__(self, emit: Callable[[LedgerRecord], None]) -> None:
         self._emit = emit
-        self._held: dict[tuple[str, str], int] = {}
-        self._peaks: dict[tuple[str, str], int] = {}
+        self._held: dict[Key, int] = {}
+        self._peaks: dict[Key, int] = {}
         self._peak = 0
 
     @property
@@ -32,22 +34,20 @@ class Ledger:
         self._peaks = dict(self._held)
         self._peak = self.resident_bytes
 
-    def arrive(self, owner: str, model: str, component: str, stored: str, size: int, reason: str) -> None:
+    def arrive(self, key: Key, owner: str, model: str, stored: str, size: int, reason: str) -> None:
         """Note that `size` bytes of a component are now on the device."""
-        self._change(owner, model, component, stored, size, reason)
+        self._change(key, owner, model, stored, size, reason)
 
-    def depart(self, owner: str, model: str, component: str, stored: str, reason: str) -> None:
+    def depart(self, key: Key, owner: str, model: str, stored: str, reason: str) -> None:
         """Note that a component left the device."""
-        self._change(owner, model, component, stored, -self._held.get((model, component), 0), reason)
+        self._change(key, owner, model, stored, -self._held.get(key, 0), reason)
 
-    def use(self, model: str, component: str, stored: str) -> ComponentUse:
+    def use(self, key: Key, stored: str) -> ComponentUse:
         """What a component was in the run so far."""
-        key = (model, component)
         held, peak = self._held.get(key, 0), self._peaks.get(key, 0)
         return ComponentUse(format=stored, bytes=peak, peak_bytes=peak, resident_bytes=held)
 
-    def _change(self, owner: str, model: str, component: str, stored: str, change: int, reason: str) -> None:
-        key = (model, component)
+    def _change(self, key: Key, owner: str, model: str, stored: str, change: int, reason: str) -> None:
         held = self._held.get(key, 0) + change
         if held > 0:
             self._held[key] = held
@@ -56,4 +56,4 @@ class Ledger:
         self._peaks[key] = max(self._peaks.get(key, 0), held)
         total = self.resident_bytes
         self._peak = max(self._peak, total)
-        self._emit(LedgerRecord(time.time(), owner, model, component, stored, change, total, reason))
+        self._emit(LedgerRecord(time.time(), owner, model, key[1], stored, change, total, reason))

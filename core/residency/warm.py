@@ -14,11 +14,9 @@ from core.hardware.accelerator import TorchAccelerator
 from core.hardware.machine import memory
 from core.messages import UserError
 from core.precision.dtypes import format_name
-from core.residency.ledger import Ledger
+from core.residency.ledger import Key, Ledger
 
 HOST_RESERVE_BYTES = 2_000_000_000  # host memory that is left to everything else
-
-Key = tuple[str, str]  # model fingerprint, component name
 
 
 @dataclass
@@ -109,7 +107,7 @@ class WarmCache:
                 self._copy_in_or_explain(entry)
             self.link_bytes += entry.bytes
         entry.on_device = True
-        self._ledger.arrive(owner, entry.model, entry.component, entry.format, entry.bytes, "needed by the phase")
+        self._ledger.arrive(key, owner, entry.model, entry.format, entry.bytes, "needed by the phase")
         return entry.module
 
     def _evict(self, wanted: int, budget_bytes: int, pinned: set[Key], owner: str) -> None:
@@ -136,7 +134,7 @@ class WarmCache:
         if not entry.on_device:
             return
         entry.on_device = False
-        self._ledger.depart(owner, entry.model, entry.component, entry.format, reason)
+        self._ledger.depart(key, owner, entry.model, entry.format, reason)
         if self._accelerator.has_own_memory:
             self._copy_out(entry)
         else:

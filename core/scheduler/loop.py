@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -20,6 +21,7 @@ from core.generation.pipeline import Pipeline, build
 from core.generation.preview import Previewer
 from core.generation.run import Run
 from core.hardware.accelerator import TorchAccelerator, choose
+from core.library import metadata
 from core.messages import (
     Cancel,
     Cancelled,
@@ -60,13 +62,13 @@ class Scheduler:
         """Events go to `emit`, from the thread of `run` and from that of `command`."""
         self._emit = emit
         self._accelerator_name = accelerator
-        self._waiting = Waiting()
+        self._waiting = Waiting(self._taken)
         self._interrupt = Interrupt()
         self._lock = threading.Lock()
         self._running = ""
         self._warming = False
         self._stopping = False
-        self._pipelines: dict[str, tuple[Pipeline, Previewer]] = {}
+        self._pipelines: dict[Path, tuple[Pipeline, Previewer]] = {}
         self._pace = Pace()
         self._encodings = ConditioningCache()
         self._accelerator: TorchAccelerator
@@ -89,11 +91,11 @@ class Scheduler:
             case WarmUp():
                 self._waiting.add(command)
             case Cancel(id=request_id):
-                with self._lock:
-                    if self._running == request_id:
-                        self._interrupt.set()
-                        return
-                self._waiting.remove(request_id)
+                if not self._waiting.remove(request_id):
+                    with self._lock:
+                        if self._running == request_id:
+                            self._interrupt.set()
+                            return
                 self._emit(Cancelled(request_id))
 
     def stop(self) -> None:
@@ -117,14 +119,16 @@ class Scheduler:
             else:
                 self._run_request(item)
 
+    def _taken(self, item: Request | WarmUp) -> None:
+        with self._lock:
+            if not self._stopping:
+                self._interrupt.clear()
+            self._warming = isinstance(item, WarmUp)
+            self._running = item.id if isinstance(item, Request) else ""
+
     # -- one item ---------------------------------------------------------------------------------------------------
 
     def _run_request(self, request: Request) -> None:
-        with self._lock:
-            if self._stopping:
-                return
-            self._running = request.id
-            self._interrupt.clear()
         try:
             event: Event = self._make(request)
         except Interrupted:
@@ -143,11 +147,6 @@ class Scheduler:
             self._emit(event)
 
     def _warm_up(self, item: WarmUp) -> None:
-        with self._lock:
-            if self._stopping:
-                return
-            self._interrupt.clear()
-            self._warming = True
         begin = time.monotonic()
         try:
             info = catalogue.find(item.model)
@@ -180,7 +179,7 @@ class Scheduler:
         self._emit(Started(request.id, request))
         self._emit(Progress(request.id, Phase.LOAD))
         if request.out:
-            outputs.check_writable(request.out)
+            metadata.check_writable(Path(request.out))
         self._ledger.start_run()
         self._accelerator.reset_peak()
         self._warm.link_bytes = 0
@@ -202,7 +201,10 @@ class Scheduler:
             if phase.phase is not Phase.DENOISE:
                 self._pace.note(self._key(info, request), phase.phase, seconds[phase.phase])
         assert image is not None  # the last phase is always DECODE
-        used = {name: self._ledger.use(info.name, name, self._format(pipeline, name)) for name in pipeline.skeletons}
+        used = {
+            name: self._ledger.use((info.fingerprint, name), self._format(pipeline, name))
+            for name in pipeline.skeletons
+        }
         facts = outputs.Facts(
             accelerator=self._accelerator,
             budget_bytes=plan.budget_bytes,
@@ -247,9 +249,13 @@ class Scheduler:
     # -- models -----------------------------------------------------------------------------------------------------
 
     def _pipeline(self, info: ModelInfo) -> tuple[Pipeline, Previewer]:
-        if info.fingerprint not in self._pipelines:
-            self._pipelines[info.fingerprint] = (build(info, self._accelerator), Previewer(info))
-        return self._pipelines[info.fingerprint]
+        known = self._pipelines.get(info.path)
+        if known is not None and known[0].info.fingerprint == info.fingerprint:
+            return known
+        if known is not None:
+            self._warm.drop_model(known[0].info.fingerprint, self._running, "its files changed")
+        self._pipelines[info.path] = (build(info, self._accelerator), Previewer(info))
+        return self._pipelines[info.path]
 
     def _plan(self, pipeline: Pipeline) -> Plan:
         phases = [(group.phase, group.networks) for group in pipeline.phases]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from core.messages import Request, WarmUp
 
@@ -15,7 +16,9 @@ class Waiting:
     model is warmed up when nothing else waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Callable[[Request | WarmUp], None] = lambda item: None) -> None:
+        """`taken` is called with each item that leaves by `next`, while nobody can look for it."""
+        self._taken = taken
         self._changed = threading.Condition()
         self._drafts: deque[Request] = deque()
         self._requests: deque[Request] = deque()
@@ -49,13 +52,18 @@ class Waiting:
             while True:
                 if self._stopped:
                     return None
-                for queue in (self._drafts, self._requests):
-                    if queue:
-                        return queue.popleft()
-                if self._warm_up is not None:
-                    item, self._warm_up = self._warm_up, None
+                item = self._pop()
+                if item is not None:
+                    self._taken(item)
                     return item
                 self._changed.wait()
+
+    def _pop(self) -> Request | WarmUp | None:
+        for queue in (self._drafts, self._requests):
+            if queue:
+                return queue.popleft()
+        item, self._warm_up = self._warm_up, None
+        return item
 
     def stop(self) -> None:
         """Let `next` return None from now on."""

@@ -76,6 +76,8 @@ def test_without_out_the_picture_goes_to_the_library(tmp_path: Path) -> None:
         (["generate", "a", "--size", "999999x999999"], "multiple of 16|too large"),
         (["generate", "a", "--model", "flux-shnell"], "no model called flux-shnell"),
         (["generate", "a", "--model", "/nowhere/at/all"], "not a folder"),
+        (["generate", "a", "--out", "a.jpg"], r"a\.jpg does not end in \.png"),
+        (["generate", "a", "--out", "/"], "is a folder"),
         (["generate", "a", "--steps", "0"], "0 steps"),
         (["generate", "a", "--steps", "many"], "not a whole number"),
         (["generate", "a", "--seed", "-5"], "seed"),

@@ -99,7 +99,7 @@ def test_a_run_has_its_own_peaks() -> None:
     shelf.hold("a", "b")
     shelf.ledger.start_run()
     shelf.hold("c")
-    use = shelf.ledger.use("model", "c", "F32")
+    use = shelf.ledger.use(("model", "c"), "F32")
     assert (use.bytes, use.resident_bytes) == (4 * KILO, 4 * KILO)
     assert shelf.ledger.peak_bytes == 8 * KILO
 

@@ -1,0 +1,69 @@
+"""How long the window takes to its first visible frame, against a bare QMainWindow in the same run.
+
+    python -m tests.bench.bench_start [--runs 15] [--platform offscreen]
+
+Writes tests/bench/results/start.json: medians, every run, and the machine. Each run is a new process; both figures are
+counted from the start of the process to its first painted frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from core.hardware.machine import detect
+
+RESULT = Path(__file__).parent / "results" / "start.json"
+ROOT = Path(__file__).parents[2]
+
+
+def measure(environment: dict[str, str]) -> dict[str, float]:
+    """One start, in a process of its own."""
+    command = [sys.executable, "-m", "app.main", "--measure-start"]
+    output = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    figures: dict[str, float] = json.loads(output.strip().splitlines()[-1])
+    return figures
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--platform", default="offscreen", help="Qt's platform plugin: offscreen, xcb, wayland, ...")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "RESIDENCY_HOME": home, "QT_QPA_PLATFORM": arguments.platform}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
+        measure(environment)  # the first start writes bytecode and fills the page cache
+        load = os.getloadavg()[0]
+        runs = [measure(environment) for _ in range(arguments.runs)]
+    result = {
+        "first_frame_seconds": statistics.median(run["first_frame_seconds"] for run in runs),
+        "bare_window_seconds": statistics.median(run["bare_window_seconds"] for run in runs),
+        "slowest_first_frame_seconds": max(run["first_frame_seconds"] for run in runs),
+        "runs": runs,
+        "platform": arguments.platform,
+        "load_average_before": load,
+        "python": platform.python_version(),
+        "pyside": version("PySide6-Essentials"),
+        "machine": msgspec.to_builtins(detect()),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({key: value for key, value in result.items() if key.endswith("seconds")}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What every test stands on: no screen, no network, and none of the user's own folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything imports Qt or a model library, which read these once.
+os.environ["QT_QPA_PLATFORM"] = "offscreen"
+os.environ["HF_HUB_OFFLINE"] = "1"
+_home = Path(tempfile.mkdtemp(prefix="residency-tests-"))
+os.environ["RESIDENCY_HOME"] = str(_home)  # child processes inherit it; a test that needs its own sets it again
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(_home, ignore_errors=True)
+
+
+def _has_gpu() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available() or torch.xpu.is_available()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none; torch is only imported if a test asks for it."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not _has_gpu():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a real GPU"))
