@@ -6,12 +6,12 @@ import argparse
 import json
 import re
 import secrets
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
-from core import __version__
+from core import __version__, folders
 from core.messages import ErrorKind, ResidencyError, UserError
 
 _EXIT = {ErrorKind.USER: 2, ErrorKind.MODEL_FILE: 2, ErrorKind.INTERNAL: 1}
@@ -109,6 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1  # the reader of our output left
+    except (OSError, sqlite3.Error) as error:
+        print(f"A file or folder of yours cannot be used ({error}); run `residency doctor`.", file=sys.stderr)
+        return 2
 
 
 def _studio(options: argparse.Namespace) -> int:
@@ -136,7 +139,7 @@ def _generate(options: argparse.Namespace) -> int:
         guidance=options.guidance,
         width=width,
         height=height,
-        out=Path(options.out) if options.out is not None else None,
+        out=options.out,
         accelerator=options.accelerator,
         show=options.show,
         as_json=options.json,
@@ -152,7 +155,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from core.commands.inspect import inspect
 
-    return inspect(Path(options.file), as_json=options.json)
+    return inspect(folders.user_path(options.file), as_json=options.json)
 
 
 def _models_list(options: argparse.Namespace) -> int:
@@ -170,7 +173,7 @@ def _models_list(options: argparse.Namespace) -> int:
 def _models_add(options: argparse.Namespace) -> int:
     from core.models import catalogue
 
-    print(f"Added {catalogue.add(Path(options.folder)).name}.")
+    print(f"Added {catalogue.add(folders.user_path(options.folder)).name}.")
     return 0
 
 

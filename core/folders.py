@@ -10,12 +10,25 @@ from pathlib import Path
 
 import platformdirs
 
+from core.messages import UserError
+
 APP = "residency"
 
 
 def _under_home(name: str) -> Path | None:
     home = os.environ.get("RESIDENCY_HOME")
     return Path(home).expanduser() / name if home else None
+
+
+def user_path(text: str) -> Path:
+    """A path that a person typed, absolute and with `~` replaced. Raises UserError when there can be no such path."""
+    try:
+        path = Path(text).expanduser().absolute()
+        path.exists()  # a name that is too long or holds a NUL fails here, not in the middle of the work
+    except (RuntimeError, OSError, ValueError) as error:
+        shown = text if len(text) < 100 else f"{text[:100]}..."
+        raise UserError(f"{shown!r} is not a usable path; give another one.") from error
+    return path
 
 
 def pictures() -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
@@ -174,10 +173,18 @@ class ComponentUse(msgspec.Struct, frozen=True, kw_only=True):
     folded_bytes: int = 0
 
 
+class Prediction(msgspec.Struct, frozen=True):
+    """What the plan said before the run; `seconds` is None where nothing was known to tell it from."""
+
+    seconds: float | None
+    peak_device_bytes: int
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """A finished picture and everything needed to make it again. Written into the file itself as JSON.
 
-    `pixels_sha256` is the SHA-256 of the RGB bytes, row by row. `seconds` has one entry per phase and `total`.
+    `pixels_sha256` is the SHA-256 of the RGB bytes, row by row. `seconds` has one entry per phase, `load` for all
+    reading of weights, and `total`, from taking the request up to the decoded picture. `scheduler` is diffusers' class.
     """
 
     id: str
@@ -193,6 +200,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     steps: int
     guidance: float | None = None
+    scheduler: str = ""
     draft: bool = False
     accelerator: str
     device: str
@@ -201,6 +209,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     link_bytes: int = 0
     budget_bytes: int = 0
     peak_device_bytes: int = 0
+    predicted: Prediction | None = None
     components: dict[str, ComponentUse]
     reasons: list[str] = []
     versions: dict[str, str] = {}
@@ -231,10 +240,11 @@ class Cancelled(msgspec.Struct, frozen=True, tag=True):
 
 
 class WarmedUp(msgspec.Struct, frozen=True, tag=True):
-    """A model is loaded and waiting. `seconds` is what loading took."""
+    """A model is loaded and waiting, after `seconds`; or it is not, and `problem` says why."""
 
     model: str
     seconds: float
+    problem: str = ""
 
 
 # -- events the client adds about the engine itself --------------------------------------------------------------------
@@ -247,11 +257,15 @@ class EngineStarting(msgspec.Struct, frozen=True, tag=True):
 
 
 class EngineStopped(msgspec.Struct, frozen=True, tag=True):
-    """The engine ended. `expected` when it was told to; else `reason` says how it died and what happens next."""
+    """The engine ended. `expected` when it was told to; else `reason` says how it died and what happens next.
+
+    `kind` tells an engine that broke down from one that the machine cannot run as it was asked to.
+    """
 
     expected: bool
     reason: str = ""
     will_restart: bool = False
+    kind: ErrorKind = ErrorKind.INTERNAL
 
 
 class SetAside(msgspec.Struct, frozen=True, tag=True):
@@ -276,8 +290,3 @@ Event = (
     | EngineStopped
     | SetAside
 )
-
-
-def to_json(value: Any) -> str:
-    """Any message as JSON text."""
-    return msgspec.json.encode(value).decode()

@@ -51,12 +51,15 @@ def doctor(*, as_json: bool) -> int:
 def _torch() -> dict[str, Any]:
     if importlib.util.find_spec("torch") is None:
         return {}
-    import torch
+    try:
+        import torch
 
-    from core.hardware.accelerator import choose
+        from core.hardware.accelerator import choose
 
-    accelerator = choose()
-    total, free = accelerator.memory()
+        accelerator = choose()
+        total, free = accelerator.memory()
+    except Exception as error:  # a torch that does not load, a driver that does not answer: the very thing to report
+        return {"problem": f"{type(error).__name__}: {error}".splitlines()[0]}
     build = (
         f"rocm {torch.version.hip}"
         if torch.version.hip
@@ -123,6 +126,11 @@ def _advice(machine: Machine, findings: dict[str, Any]) -> list[str]:
     vendors = {gpu.vendor for gpu in machine.gpus}
     if not torch:
         advice.append("The engine is not installed: run `pip install residency-studio[engine]`.")
+    elif "problem" in torch:
+        advice.append(
+            f"Torch cannot be used ({torch['problem']}): delete .venv and run `python3 packaging/dev.py setup`, "
+            "or install the engine again."
+        )
     elif torch["accelerator"] == "cpu":
         for vendor, build in (("NVIDIA", "the default torch build"), ("AMD", "the ROCm 7.2 build of torch")):
             if vendor in vendors:
@@ -153,9 +161,9 @@ def _print(findings: dict[str, Any], advice: list[str]) -> None:
         ("Processor", findings["processor"]),
         ("Memory", f"{findings['memory_bytes'] / 1e9:.1f} GB, {findings['free_memory_bytes'] / 1e9:.1f} GB free"),
         ("Display adapters", "; ".join(gpus) or "none found"),
-        ("Torch", f"{torch['version']} ({torch['build']})" if torch else "not installed"),
+        ("Torch", _torch_words(torch)),
     ]
-    if torch:
+    if "accelerator" in torch:
         share = f"{torch['memory_bytes'] / 1e9:.1f} GB, {torch['free_memory_bytes'] / 1e9:.1f} GB free"
         rows.append(("Computes on", f"{torch['device']} ({torch['accelerator']}), {share}"))
     rows.append(
@@ -168,3 +176,9 @@ def _print(findings: dict[str, Any], advice: list[str]) -> None:
     print()
     for line in advice or ["Nothing is wrong."]:
         print(line)
+
+
+def _torch_words(torch: dict[str, Any]) -> str:
+    if not torch:
+        return "not installed"
+    return torch.get("problem") or f"{torch['version']} ({torch['build']})"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import sqlite3
 import sys
 from pathlib import Path
 from typing import TextIO
 
 import msgspec
 
+from core import folders
 from core.library import metadata
+from core.library.index import Library, new_file
 from core.messages import (
     Cancelled,
     EngineStopped,
@@ -51,7 +54,7 @@ def generate(
     guidance: float | None,
     width: int | None,
     height: int | None,
-    out: Path | None,
+    out: str | None,
     accelerator: str,
     show: bool,
     as_json: bool,
@@ -69,21 +72,12 @@ def generate(
     )
     if importlib.util.find_spec("torch") is None:
         raise UserError("The engine is not installed; install it with `pip install residency-studio[engine]`.")
-    if out is not None:
-        metadata.check_writable(out.expanduser().absolute())
+    path = folders.user_path(out) if out is not None else new_file(folders.pictures(), request)
+    metadata.check_writable(path)
     _check_early(request)
+    result = _run(msgspec.structs.replace(request, out=str(path)), accelerator, ProgressBar(sys.stderr))
     if out is None:
-        from core.library.index import Library
-
-        library = Library()
-        request = msgspec.structs.replace(request, out=str(library.new_file(request)))
-    else:
-        library = None
-        request = msgspec.structs.replace(request, out=str(out.expanduser().absolute()))
-    result = _run(request, accelerator, ProgressBar(sys.stderr))
-    if library is not None:
-        library.add(result)
-        library.close()
+        _file(result)
     if show:
         from core.commands.terminal import picture
 
@@ -93,6 +87,16 @@ def generate(
     else:
         print(f"{result.file}  seed {result.seed}, {result.width}x{result.height}, {result.seconds['total']:.1f} s")
     return 0
+
+
+def _file(result: Result) -> None:
+    """Put the picture into the library's index. It is on disk already, so that failing is no more than a remark."""
+    try:
+        library = Library()
+        library.add(result)
+        library.close()
+    except (OSError, sqlite3.Error) as error:
+        print(f"The picture is saved, but could not be put into the library ({error}).", file=sys.stderr)
 
 
 def _check_early(request: Request) -> None:
@@ -111,7 +115,7 @@ def _run(request: Request, accelerator: str, bar: ProgressBar) -> Result:
     engine.start()
     try:
         while True:
-            event = engine.next_event()
+            event = engine.next_event(0.2)  # with a limit, because Windows lets nobody interrupt an endless wait
             if event is not None and (result := _take(event, request.id, bar)) is not None:
                 return result
     except KeyboardInterrupt:
@@ -128,13 +132,10 @@ def _take(event: Event, request_id: str, bar: ProgressBar) -> Result | None:
             bar.show(event)
         case Finished(id=done, result=result) if done == request_id:
             return result
-        case Failed(kind=kind, sentence=sentence, details=details):
-            if kind is ErrorKind.INTERNAL:
-                bar.close()
-                print(details, file=sys.stderr)
+        case Failed(kind=kind, sentence=sentence):
             raise _KINDS[kind](sentence)
-        case EngineStopped(expected=False, reason=reason):
-            raise UserError(reason)
+        case EngineStopped(expected=False, reason=reason, kind=kind):
+            raise _KINDS[kind](reason)
         case Cancelled():
             raise KeyboardInterrupt
         case _:

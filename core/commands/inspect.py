@@ -13,9 +13,9 @@ from core.models.headers import read_header
 
 def inspect(path: Path, *, as_json: bool) -> int:
     """Print components with tensors, parameters and bytes by type. Raises UserError for a path that is no model."""
-    if not path.expanduser().exists():
+    if not path.exists():
         raise UserError(f"{path} does not exist; give a model folder or a .safetensors file.")
-    report = _folder(path) if path.expanduser().is_dir() else _file(path.expanduser())
+    report = _folder(path) if path.is_dir() else _file(path)
     if as_json:
         print(json.dumps(report))
         return 0

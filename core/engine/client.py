@@ -5,12 +5,17 @@ It has the same face whether the engine is a child process (`EngineClient`) or a
 
 from __future__ import annotations
 
-import queue
+import os
+import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from core import folders
+from core.engine.outbox import Outbox
 from core.engine.process import ChildProcess
 from core.engine.transport import Transport
 from core.library import metadata
@@ -24,11 +29,12 @@ from core.messages import (
     Event,
     Failed,
     Finished,
-    Ready,
     Request,
     SetAside,
     Started,
     Submit,
+    UserError,
+    WarmedUp,
     WarmUp,
 )
 
@@ -45,10 +51,12 @@ class Client:
     def __init__(self, make_transport: Callable[[], Transport], jobs: JobQueue) -> None:
         self._make_transport = make_transport
         self._jobs = jobs
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        # never full: whoever reads slowly gets fewer previews and heartbeats, and everything else
+        self._events = Outbox(capacity=sys.maxsize)
         self._lock = threading.RLock()
         self._transport: Transport | None = None
         self._drafts: dict[str, Request] = {}
+        self._cancelling: set[str] = set()
         self._running: str = ""
         self._attempt = 0
         self._failed_starts = 0
@@ -69,7 +77,12 @@ class Client:
             self._start_engine()
 
     def submit(self, request: Request) -> None:
-        """Queue a request. A draft supersedes every draft before it and is not kept on disk."""
+        """Queue a request. A draft supersedes every draft before it and is not kept on disk.
+
+        Raises:
+            UserError: the request holds something that cannot be written down.
+        """
+        request = _absolute(request)
         with self._lock:
             if request.draft:
                 for older in list(self._drafts):
@@ -80,12 +93,20 @@ class Client:
             self._send(Submit(request))
 
     def cancel(self, request_id: str) -> None:
-        """Drop a waiting request or stop the running one. `Cancelled` follows, unless it finished first."""
+        """Drop a waiting request or stop the running one: `Cancelled` follows, unless it ends by itself before.
+
+        It leaves the durable queue at once: whatever happens to the engine or the window, it is not made again.
+        """
         with self._lock:
-            if self._transport is not None:
+            job = self._jobs.get(request_id)
+            if request_id not in self._drafts and job is None:
+                return
+            self._drafts.pop(request_id, None)
+            self._jobs.remove(request_id)
+            if self._transport is not None and (job is None or job.state in (State.WAITING, State.RUNNING)):
+                self._cancelling.add(request_id)
                 self._send(Cancel(request_id))
             else:
-                self._forget(request_id)
                 self._events.put(Cancelled(request_id))
 
     def retry(self, request_id: str) -> None:
@@ -93,8 +114,8 @@ class Client:
         with self._lock:
             job = self._jobs.get(request_id)
             if job is not None and job.state in (State.FAILED, State.SET_ASIDE):
-                self._jobs.remove(request_id)
-                self.submit(job.request)
+                self._jobs.requeue(request_id)
+                self._send(Submit(job.request))
 
     def warm_up(self, model: str) -> None:
         """Ask the engine to load a model now; asked again by itself after a restart."""
@@ -104,10 +125,7 @@ class Client:
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         """The next event, in order; None when none came within `timeout` seconds."""
-        try:
-            return self._events.get(timeout=timeout)
-        except queue.Empty:
-            return None
+        return self._events.get(timeout)
 
     def restart(self) -> None:
         """Start the engine again after it gave up."""
@@ -137,23 +155,26 @@ class Client:
             self._events.put(EngineStopped(False, f"the engine could not be started: {error}"))
             return
         self._transport = transport
-        if self._warm_model:
-            transport.send(WarmUp(self._warm_model))
         for job in self._jobs.jobs(State.WAITING):
             transport.send(Submit(job.request))
         for request in self._drafts.values():
             transport.send(Submit(request))
+        if self._warm_model:
+            transport.send(WarmUp(self._warm_model))
 
-    def _on_exit(self, reason: str) -> None:
+    def _on_exit(self, reason: str, kind: ErrorKind = ErrorKind.INTERNAL) -> None:
         with self._lock:
             self._transport = None
             if self._closing:
                 self._events.put(EngineStopped(True))
                 return
             self._failed_starts += 1
-            again = self._failed_starts < MAX_FAILED_STARTS
-            self._events.put(EngineStopped(False, reason, again))
-            self._after_death(reason)
+            again = self._failed_starts < MAX_FAILED_STARTS and kind is ErrorKind.INTERNAL
+            self._events.put(EngineStopped(False, reason, again, kind))
+            try:
+                self._after_death(reason)
+            except sqlite3.Error as error:
+                self._events.put(_queue_trouble(error))
             if not again:
                 return
         timer = threading.Timer(RESTART_PAUSE_SECONDS, self._restart_after_death)
@@ -167,10 +188,15 @@ class Client:
 
     def _after_death(self, reason: str) -> None:
         running, self._running = self._running, ""
-        if running in self._drafts:
+        cancelled, self._cancelling = self._cancelling, set()
+        for request_id in cancelled:
+            self._events.put(Cancelled(request_id))
+        if not running:
+            self._warm_model = ""  # what it was doing when it died; a request that needs the model will load it
+        elif running in self._drafts:
             del self._drafts[running]
             self._events.put(Failed(running, ErrorKind.INTERNAL, f"The draft was lost: {reason}."))
-        elif running and (job := self._jobs.get(running)) is not None:
+        elif (job := self._jobs.get(running)) is not None:
             self._recover(job, died=True, reason=reason)
 
     def _recover(self, job: Job, *, died: bool, reason: str = "") -> None:
@@ -192,27 +218,34 @@ class Client:
 
     def _on_event(self, event: Event) -> None:
         with self._lock:
-            match event:
-                case Ready():
-                    self._failed_starts = 0
-                case Started(id=request_id):
-                    self._running = request_id
-                    self._jobs.set_state(request_id, State.RUNNING)
-                case Finished(id=request_id) | Cancelled(id=request_id):
-                    self._forget(request_id)
-                case Failed(id=request_id, sentence=sentence):
-                    self._running = ""
-                    if self._drafts.pop(request_id, None) is None:
-                        self._jobs.set_state(request_id, State.FAILED, sentence)
-                case _:
-                    pass
+            try:
+                self._keep_books(event)
+            except sqlite3.Error as error:
+                self._events.put(_queue_trouble(error))
         self._events.put(event)
 
-    def _forget(self, request_id: str) -> None:
+    def _keep_books(self, event: Event) -> None:
+        match event:
+            case Started(id=request_id):
+                self._failed_starts = 0
+                self._running = request_id
+                self._jobs.set_state(request_id, State.RUNNING)
+            case WarmedUp():
+                self._failed_starts = 0
+            case Finished(id=request_id) | Cancelled(id=request_id):
+                self._ended(request_id)
+                self._jobs.remove(request_id)
+            case Failed(id=request_id, sentence=sentence):
+                self._ended(request_id)
+                self._jobs.set_state(request_id, State.FAILED, sentence)
+            case _:
+                pass
+
+    def _ended(self, request_id: str) -> None:
         if self._running == request_id:
             self._running = ""
-        if self._drafts.pop(request_id, None) is None:
-            self._jobs.remove(request_id)
+        self._cancelling.discard(request_id)
+        self._drafts.pop(request_id, None)
 
     def _send(self, command: Submit | Cancel | WarmUp) -> None:
         if self._transport is not None:
@@ -226,3 +259,26 @@ class EngineClient(Client):
         """Keep the queue and the log in the user's folders, unless given others."""
         log_file = log or folders.logs() / "engine.log"
         super().__init__(lambda: ChildProcess(log_file), jobs or JobQueue(folders.data() / "queue.sqlite"))
+
+
+def _absolute(request: Request) -> Request:
+    """The request as it means the same in another process, and after a restart."""
+    try:
+        msgspec.json.encode(request)
+        if request.seed.bit_length() > 63:
+            raise OverflowError(f"the seed {request.seed} is too long")
+    except (UnicodeEncodeError, OverflowError, msgspec.MsgspecError) as error:
+        raise UserError(f"The request cannot be written down ({error}); change the prompt or the seed.") from error
+    # a model is a name or a path, and only a path has a separator
+    is_path = "/" in request.model or os.sep in request.model
+    return msgspec.structs.replace(
+        request,
+        out=str(folders.user_path(request.out)) if request.out else "",
+        model=str(folders.user_path(request.model)) if is_path else request.model,
+    )
+
+
+def _queue_trouble(error: sqlite3.Error) -> Failed:
+    return Failed(
+        "", ErrorKind.USER, f"The queue could not be written to disk ({error}); free some space, then try again."
+    )

@@ -25,10 +25,15 @@ class BrokenStream(Exception):
     """The stream ended inside a frame or carries something that is not a message."""
 
 
+def frame(message: Command | Event) -> bytes:
+    """A message as bytes. Raises UnicodeEncodeError or OverflowError for text or numbers that msgpack cannot hold."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
 def write_frame(stream: BinaryIO, message: Command | Event) -> None:
     """Write one message and flush it. Raises OSError when the other side is gone."""
-    body = _encoder.encode(message)
-    stream.write(_LENGTH.pack(len(body)) + body)
+    stream.write(frame(message))
     stream.flush()
 
 

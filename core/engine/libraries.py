@@ -11,6 +11,9 @@ def prepare() -> None:
     # keeps the other one off its core: a small UNet's pass took 1.97 s beside one busy process, and 0.009 s waiting
     # passively (two cores, median of 3; 0.009 s against 0.008 s with nothing else running).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # MIOpen's exhaustive search for kernels takes minutes at each new size; which kernels it takes decides pixels, so
+    # this holds for the window and the command line alike.
+    os.environ.setdefault("MIOPEN_FIND_MODE", "FAST")
     # Models are folders on this machine; nothing here may wait for a hub.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

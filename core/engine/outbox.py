@@ -34,13 +34,12 @@ class Outbox:
                 self._events.append(event)
             self._changed.notify_all()
 
-    def get(self) -> Event | None:
-        """Wait for the next event; None once the outbox is closed and empty."""
+    def get(self, timeout: float | None = None) -> Event | None:
+        """Wait for the next event; None once the outbox is closed and empty, or after `timeout` seconds."""
         with self._changed:
-            while not self._events:
-                if self._closed:
-                    return None
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._events or self._closed, timeout)
+            if not self._events:
+                return None
             event = self._events.popleft()
             self._changed.notify_all()
             return event

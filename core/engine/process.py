@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from core.engine.frames import BrokenStream, read_events, write_frame
+from core.engine.frames import frame, read_events
+from core.engine.transport import OnExit
 from core.messages import Command, Event
 
 STOP_SECONDS = 5.0  # how long the child may take to leave by itself before it is killed
@@ -26,7 +28,7 @@ class ChildProcess:
     def __init__(self, log: Path, command: Sequence[str] = WORKER_COMMAND) -> None:
         self._log = log
         self._command = list(command)
-        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
         self._threads: list[threading.Thread] = []
 
@@ -35,7 +37,7 @@ class ChildProcess:
         """The process id, once started."""
         return self._process.pid if self._process else None
 
-    def start(self, on_event: Callable[[Event], None], on_exit: Callable[[str], None]) -> None:
+    def start(self, on_event: Callable[[Event], None], on_exit: OnExit) -> None:
         """Start the process. Raises OSError when it cannot be started at all."""
         with _open_log(self._log) as log:
             self._process = subprocess.Popen(
@@ -54,7 +56,7 @@ class ChildProcess:
 
     def send(self, command: Command) -> None:
         """Queue a command for the writer thread, so that a busy engine never blocks the caller."""
-        self._commands.put(command)
+        self._commands.put(frame(command))  # here, so that what cannot be encoded is the caller's to know
 
     def stop(self) -> None:
         """Close the child's stdin, wait for it, kill it if it does not leave."""
@@ -74,25 +76,23 @@ class ChildProcess:
     def _write(self) -> None:
         assert self._process is not None
         stdin = cast(BinaryIO, self._process.stdin)
-        try:
+        # the pipe breaks when the process ends, which the reader sees and reports
+        with contextlib.suppress(OSError):
             while (command := self._commands.get()) is not None:
-                write_frame(stdin, command)
-        except OSError:
-            pass  # the reader sees the end of the process and reports it
-        try:
+                stdin.write(command)
+                stdin.flush()
+        with contextlib.suppress(OSError):
             stdin.close()
-        except OSError:
-            pass
 
-    def _read(self, on_event: Callable[[Event], None], on_exit: Callable[[str], None]) -> None:
+    def _read(self, on_event: Callable[[Event], None], on_exit: OnExit) -> None:
         assert self._process is not None
         stdout = cast(BinaryIO, self._process.stdout)
         broken = ""
         try:
             for event in read_events(stdout):
                 on_event(event)
-        except (BrokenStream, OSError) as error:
-            broken = str(error)
+        except Exception as error:  # whatever it was, a process that nobody listens to must not live on
+            broken = f"its events could not be read ({error})"
             self._process.kill()
         status = self._process.wait()
         self._commands.put(None)

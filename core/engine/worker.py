@@ -13,8 +13,6 @@ if __name__ == "__main__":
     os.dup2(_null, 0)
     os.close(_null)
     os.dup2(2, 1)
-    os.environ["PYTHONUNBUFFERED"] = "1"
-    os.environ.setdefault("MIOPEN_FIND_MODE", "FAST")  # an exhaustive kernel search takes minutes at each new size
     if sys.platform == "win32":
         import msvcrt
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from core import folders
+from core.files import write_atomically
 from core.hardware.accelerator import TorchAccelerator
 from core.messages import Request
 from core.models.info import ModelInfo
@@ -26,12 +26,14 @@ LIMIT_BYTES = 512 * 1024 * 1024
 Values = dict[str, Any]  # name -> tensor, list of tensors, or None
 
 
-def key(model: ModelInfo, request: Request, accelerator: TorchAccelerator) -> str:
-    """A name for the encoding of a request's texts: a hash of all that its numbers depend on."""
-    encoders = {name: (c.class_name, c.bytes, c.types) for name, c in model.components.items() if "encoder" in name}
+def key(model: ModelInfo, request: Request, accelerator: TorchAccelerator, conditions: int) -> str:
+    """A name for the encoding of a request's texts: a hash of all that its numbers depend on.
+
+    `conditions` is how many the guider will ask for: with one, some families leave the negative prompt unencoded.
+    """
     parts = (
-        model.fingerprint,
-        encoders,
+        model.identity,
+        conditions,
         request.prompt,
         request.negative_prompt,
         model.defaults.max_sequence_length,
@@ -81,11 +83,8 @@ class ConditioningCache:
             else:
                 return False
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
-            with os.fdopen(handle, "wb") as file:
-                file.write(save(tensors, {"structure": json.dumps(structure)}))
-            Path(temporary).replace(self._folder / f"{name}.safetensors")
+            data = save(tensors, {"structure": json.dumps(structure)})
+            write_atomically(self._folder / f"{name}.safetensors", lambda file: file.write(data))
             self._trim()
         except OSError:
             return False  # a cache that cannot be written costs time, not the picture

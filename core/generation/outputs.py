@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from PIL import Image
 from core import __version__
 from core.hardware.accelerator import TorchAccelerator
 from core.library import metadata
-from core.messages import ComponentUse, Finished, Request, Result
+from core.messages import ComponentUse, Finished, Prediction, Request, Result
 from core.models.info import ModelInfo
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
@@ -30,6 +30,9 @@ class Facts:
     peak_device_bytes: int
     link_bytes: int
     seconds: dict[str, float]
+    guidance: float | None
+    scheduler: str
+    predicted: Prediction
     components: dict[str, ComponentUse]
     reasons: list[str]
 
@@ -58,11 +61,13 @@ def finish(request: Request, model: ModelInfo, image: Image.Image, facts: Facts)
         negative_prompt=request.negative_prompt,
         seed=request.seed,
         steps=request.steps or 0,
-        guidance=request.guidance,
+        guidance=facts.guidance,
+        scheduler=facts.scheduler,
         draft=request.draft,
         accelerator=facts.accelerator.kind,
         device=facts.accelerator.name,
-        seconds={**facts.seconds, "total": sum(facts.seconds.values())},
+        seconds=facts.seconds,
+        predicted=facts.predicted,
         link_bytes=facts.link_bytes,
         budget_bytes=facts.budget_bytes,
         peak_device_bytes=facts.peak_device_bytes,
@@ -73,7 +78,7 @@ def finish(request: Request, model: ModelInfo, image: Image.Image, facts: Facts)
             "python": platform.python_version(),
             **{name: version(name) for name in _LIBRARIES},
         },
-        created=datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
     if not request.out:
         return Finished(request.id, result, image.tobytes())

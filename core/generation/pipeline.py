@@ -62,7 +62,9 @@ class Pipeline:
         return {name: part for name, part in components if name.startswith("tokenizer") and part is not None}
 
     def load(self, name: str) -> nn.Module:
-        """Read one component's weights into host memory, in its compute dtype and ready for inference.
+        """Read one component's weights, in its compute dtype and ready for inference.
+
+        They come into host memory or, where host and device share it, onto the device.
 
         Raises:
             ModelFileError: the files do not hold what the component's config asks for.
@@ -80,7 +82,8 @@ class Pipeline:
         if missing:
             raise ModelFileError(f"{self.info.path / name} lacks the tensor {missing[0]}; download the model again.")
         ready: nn.Module = module.eval().requires_grad_(False)
-        return ready
+        # where host and device share their memory there is no later copy
+        return ready if self.accelerator.has_own_memory else ready.to(self.accelerator.device)
 
     def attach(self, modules: Mapping[str, nn.Module]) -> None:
         """Make held components the ones that blocks see."""

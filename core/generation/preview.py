@@ -7,14 +7,12 @@ that a model makes here, and kept in the cache folder: latents and a picture of 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from pathlib import Path
 
 import torch
 from PIL import Image
 
 from core import folders
+from core.files import write_atomically
 from core.models.info import ModelInfo
 
 # Schedulers whose steps are Euler's: along the sampling path the clean latents are then x - sigma * dx/dsigma.
@@ -51,6 +49,7 @@ class Previewer:
             self._bias = torch.tensor(model.preview.latent_rgb_bias)
         else:
             self._read()
+        self._kept = self.known
 
     @property
     def known(self) -> bool:
@@ -73,9 +72,12 @@ class Previewer:
         height, width, _ = pixels.shape
         return width, height, pixels.numpy().tobytes()
 
-    def fit(self, latents: torch.Tensor, image: Image.Image) -> None:
-        """Learn the map from a picture's final latents [1, C, H, W] and its pixels; does nothing if there is one."""
-        if self.known:
+    def fit(self, latents: torch.Tensor, image: Image.Image, *, keep: bool) -> None:
+        """Learn the map from a picture's final latents [1, C, H, W] and its pixels.
+
+        With `keep` (a full picture, not a draft) the map is written down, and is then the model's for good.
+        """
+        if self._kept:
             return
         grid = _grid(latents)
         height, width, channels = grid.shape
@@ -86,7 +88,9 @@ class Previewer:
         ridge = 1e-3 * height * width * torch.eye(channels + 1)
         solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ colours)
         self._factors, self._bias = solution[:-1], solution[-1]
-        self._write()
+        if keep:
+            self._kept = True
+            self._write()
 
     def _read(self) -> None:
         try:
@@ -101,11 +105,7 @@ class Previewer:
         assert self._factors is not None
         data = {"latent_rgb_factors": self._factors.tolist(), "latent_rgb_bias": self._bias.tolist()}
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._file.parent, suffix=".part")
-            with os.fdopen(handle, "w") as file:
-                json.dump(data, file)
-            Path(temporary).replace(self._file)
+            write_atomically(self._file, lambda file: file.write(json.dumps(data).encode()))
         except OSError:
             pass  # it can be fitted again
 

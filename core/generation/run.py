@@ -14,14 +14,11 @@ from diffusers.modular_pipelines.modular_pipeline import (
 from PIL import Image
 
 from core.generation import conditioning
+from core.generation.guidance import guidance
 from core.generation.interrupt import Interrupt
 from core.generation.pipeline import PhaseBlocks, Pipeline
 from core.generation.preview import Previewer, clean_estimate
 from core.messages import Phase, Request, UserError
-
-# In these families' pipelines a scale of 0 means none: cond + scale * (cond - uncond). Everywhere else 1 does:
-# uncond + scale * (cond - uncond). The blocks' guider is off unless it is asked for, because the models are distilled.
-_GUIDANCE_FROM_ZERO = ("ZImagePipeline",)
 
 OnStep = Callable[[int, Callable[[], tuple[int, int, bytes]]], None]
 
@@ -30,19 +27,22 @@ class Run:
     """A request and its pipeline state. Call `encode`, `denoise` and `decode` in order, each with its networks held."""
 
     def __init__(self, request: Request, pipeline: Pipeline, previewer: Previewer, interrupt: Interrupt) -> None:
-        """Prepare the state of a resolved request."""
+        """Prepare the state of a resolved request; `guidance` is what will be in force, None where nothing guides."""
         self.request = request
         self.reasons: list[str] = []
         self._pipeline = pipeline
         self._previewer = previewer
         self._interrupt = interrupt
         self._phases = {group.phase: group for group in pipeline.phases}
-        self._state = self._initial_state()
-        self._encoding = conditioning.key(pipeline.info, request, pipeline.accelerator)
-        self._set_guidance()
+        guided = guidance(pipeline.info.family, pipeline.default_guider, request.guidance, request.negative_prompt)
+        if guided.guider is not None:
+            pipeline.modular.guider = guided.guider
+        self._state = self._initial_state(guided.negative_prompt)
+        self.guidance = guided.scale if guided.guider is not None else self._scale_of_transformer()
+        self._encoding = conditioning.key(pipeline.info, request, pipeline.accelerator, guided.conditions)
         self._note_unread_words()
 
-    def _initial_state(self) -> PipelineState:
+    def _initial_state(self, negative_prompt: str | None) -> PipelineState:
         request, known = self.request, self._pipeline.input_names
         # The noise comes from the host's generator whatever the device: the same seed means the same picture.
         inputs: dict[str, Any] = {
@@ -53,11 +53,10 @@ class Run:
             "generator": torch.Generator("cpu").manual_seed(request.seed),
             "output_type": "pil",
         }
-        if request.negative_prompt:
-            if "negative_prompt" in known:
-                inputs["negative_prompt"] = request.negative_prompt
-            else:
-                self.reasons.append(f"{self._pipeline.info.name} takes no negative prompt; it was not used")
+        if "negative_prompt" in known:
+            inputs["negative_prompt"] = negative_prompt
+        elif negative_prompt:
+            self.reasons.append(f"{self._pipeline.info.name} takes no negative prompt; it was not used")
         if request.guidance is not None and "guidance_scale" in known:
             inputs["guidance_scale"] = request.guidance
         if self._pipeline.info.defaults.max_sequence_length and "max_sequence_length" in known:
@@ -68,15 +67,13 @@ class Run:
                 state.set(parameter.name, inputs.get(parameter.name, parameter.default), parameter.kwargs_type)
         return state
 
-    def _set_guidance(self) -> None:
-        """Families with a guider component take the guidance scale there."""
-        default, scale = self._pipeline.default_guider, self.request.guidance
-        if default is None:
-            return
-        options: dict[str, Any] = {} if scale is None else {"guidance_scale": scale}
-        if scale is not None and self._pipeline.info.family in _GUIDANCE_FROM_ZERO:
-            options |= {"enabled": scale > 0, "use_original_formulation": True}
-        self._pipeline.modular.guider = default.new(**options)
+    def _scale_of_transformer(self) -> float | None:
+        """The guidance that goes into the transformer as a number, where it was trained to take one."""
+        if "guidance_scale" not in self._pipeline.input_names:
+            return None
+        transformer = self._pipeline.skeletons.get("transformer")
+        takes_one = getattr(getattr(transformer, "config", None), "guidance_embeds", False)
+        return float(self._state.get("guidance_scale")) if takes_one else None
 
     def _note_unread_words(self) -> None:
         """Say so when the prompt is longer than every text encoder reads."""
@@ -123,16 +120,16 @@ class Run:
         finally:
             del loop.sub_blocks["residency_before"], loop.sub_blocks["residency_after"]
 
-    def decode(self) -> Image.Image:
-        """Run the VAE's decoder and return the picture."""
+    def decode(self, *, learn: bool = True) -> Image.Image:
+        """Run the VAE's decoder and return the picture; with `learn`, previews take their colours from it."""
         latents = self._state.get("latents")
         self._run_blocks(self._phases[Phase.DECODE])
         images = self._state.get("images")
         if not images:
             raise UserError(f"{self._pipeline.info.name} makes no still pictures, which is all this version can show.")
         image: Image.Image = images[0].convert("RGB")
-        if isinstance(latents, torch.Tensor) and latents.ndim >= 4:
-            self._previewer.fit(latents, image)
+        if learn and isinstance(latents, torch.Tensor) and latents.ndim >= 4:
+            self._previewer.fit(latents, image, keep=not self.request.draft)
         return image
 
     # ---------------------------------------------------------------------------------------------------------------

@@ -60,7 +60,15 @@ class TorchAccelerator:
             headroom = _HEADROOM_HOST_BYTES
         else:
             headroom = _HEADROOM_ROCM_BYTES if torch.version.hip else _HEADROOM_BYTES
-        return max(0, free + held_bytes - headroom)
+        return max(0, free + self._cached_bytes() + held_bytes - headroom)
+
+    def _cached_bytes(self) -> int:
+        """Bytes that torch took from the driver and keeps for reuse: not free to others, but to us."""
+        if self.kind == "cuda":
+            return torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        if self.kind == "xpu":
+            return torch.xpu.memory_reserved() - torch.xpu.memory_allocated()
+        return 0
 
     def peak_bytes(self) -> int:
         """The most that torch held on the device since `reset_peak`; 0 where torch does not count."""

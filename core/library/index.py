@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import sqlite3
 import threading
+import time
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +13,12 @@ from pathlib import Path
 import msgspec
 
 from core import folders
+from core.files import PART
+from core.library import database as sqlite
 from core.library import metadata
 from core.messages import Request, Result
 
+_DAY_SECONDS = 86_400
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
     number INTEGER PRIMARY KEY,
@@ -41,17 +45,15 @@ class Library:
         """Open the library over `folder` (default: the user's pictures) with its index in `database`."""
         self.folder = folder or folders.pictures()
         path = database or folders.data() / "library.sqlite"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.executescript(_SCHEMA)
+        self._database = sqlite.connect(path, _SCHEMA)
+        if is_new or not self.recent(1):
+            self.rescan()
 
     def new_file(self, request: Request) -> Path:
-        """A free name for a request's picture: `<day>/<time> <first words> <id>.png` below the folder."""
-        now = datetime.now()
-        words = "-".join(re.findall(r"[^\W_]+", request.prompt.lower())[:8])[:60] or "picture"
-        return self.folder / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{words}-{request.id}.png"
+        """A free name for a request's picture."""
+        return new_file(self.folder, request)
 
     def add(self, result: Result) -> None:
         """Put a finished picture into the index; again with the same id replaces it."""
@@ -86,7 +88,14 @@ class Library:
             self._database.execute("DELETE FROM results WHERE id = ?", (result_id,))
 
     def rescan(self) -> int:
-        """Index every file of ours below the folder that the index does not know; returns how many were found."""
+        """Index every file of ours below the folder that the index does not know; returns how many were found.
+
+        Unfinished files that a killed process left there a day or longer ago are deleted.
+        """
+        for part in self.folder.rglob(f".*{PART}"):
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > _DAY_SECONDS:
+                    part.unlink()
         with self._lock:
             known = {row[0] for row in self._database.execute("SELECT id FROM results")}
         found = self._unknown(self.folder.rglob("*.png"), known)
@@ -108,3 +117,12 @@ class Library:
         with self._lock:
             rows = self._database.execute(statement, values).fetchall()
         return [msgspec.structs.replace(msgspec.json.decode(row[0], type=Result), file=row[1]) for row in rows]
+
+
+def new_file(folder: Path, request: Request) -> Path:
+    """A free name for a request's picture: `<day>/<time>-<first words>-<id>.png` below the folder."""
+    now = datetime.now()
+    words = "-".join(re.findall(r"[^\W_]+", request.prompt.lower())[:8])
+    # file names are limited in bytes (255 on most systems), and a letter may take four
+    words = words.encode(errors="ignore")[:100].decode(errors="ignore") or "picture"
+    return folder / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{words}-{request.id}.png"

@@ -7,15 +7,15 @@ DigitalSourceType, which marks generated media).
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import msgspec
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from core.files import write_atomically
 from core.messages import Request, Result, UserError
 
 JSON_KEY = "residency"
@@ -28,6 +28,17 @@ _XMP = (
     '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
     '<?xpacket end="w"?>'
 )
+# Names of the A1111 web UI for diffusers' schedulers.
+_SAMPLERS = {
+    "FlowMatchEulerDiscreteScheduler": "Euler",
+    "EulerDiscreteScheduler": "Euler",
+    "EulerAncestralDiscreteScheduler": "Euler a",
+    "DPMSolverMultistepScheduler": "DPM++ 2M",
+    "UniPCMultistepScheduler": "UniPC",
+    "DDIMScheduler": "DDIM",
+    "HeunDiscreteScheduler": "Heun",
+    "LMSDiscreteScheduler": "LMS",
+}
 # A text chunk larger than this is not ours to parse: a prompt is kilobytes at most.
 _LARGEST_TEXT = 1 << 20
 
@@ -39,7 +50,7 @@ def parameters_text(result: Result) -> str:
         lines.append(f"Negative prompt: {result.negative_prompt}")
     fields = {
         "Steps": result.steps,
-        "Sampler": "Euler",
+        "Sampler": _SAMPLERS.get(result.scheduler, result.scheduler),
         "CFG scale": result.guidance if result.guidance is not None else 1.0,
         "Seed": result.seed,
         "Size": f"{result.width}x{result.height}",
@@ -65,7 +76,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_png(path: Path, image: Image.Image, result: Result) -> None:
-    """Write the picture with its metadata: to a temporary name in the same folder, flushed, then renamed.
+    """Write the picture with its metadata.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full; nothing is left behind.
@@ -75,22 +86,9 @@ def write_png(path: Path, image: Image.Image, result: Result) -> None:
     # pictures are shared: where this one lay on its maker's disk is nobody's business
     info.add_itxt(JSON_KEY, msgspec.json.encode(msgspec.structs.replace(result, file="")).decode())
     info.add_itxt(XMP_KEY, _XMP)
-    temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, format="PNG", pnginfo=info)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; a picture gets the permissions that any new file gets
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info))
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise UserError(
             f"The picture could not be saved to {path} ({error.strerror or error}); "
             "choose another folder or free some disk space."
@@ -104,7 +102,7 @@ def read_result(path: Path) -> Result | None:
         return None
     try:
         result = msgspec.json.decode(text, type=Result)
-    except (msgspec.MsgspecError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     return msgspec.structs.replace(result, file=str(path))
 
@@ -129,7 +127,7 @@ def read_request(path: Path) -> Request | None:
 
 def parse_parameters(text: str) -> Request | None:
     """Read the A1111 form; unknown fields are passed over, the model's name too. None if it is no such text."""
-    match = re.search(r"^Steps: (\d+),(.*)$", text, flags=re.MULTILINE)
+    match = re.search(r"^Steps: (\d{1,9}),(.*)$", text, flags=re.MULTILINE)
     if match is None:
         return None
     head = text[: match.start()].rstrip("\n")
@@ -141,7 +139,7 @@ def parse_parameters(text: str) -> Request | None:
     return Request(
         prompt=prompt,
         negative_prompt=negative,
-        seed=int(_number(fields.get("Seed")) or 0),
+        seed=_seed(fields.get("Seed")),
         steps=int(match.group(1)),
         guidance=_number(fields.get("CFG scale")),
         width=width,
@@ -149,13 +147,17 @@ def parse_parameters(text: str) -> Request | None:
     )
 
 
-def _number(text: str | None) -> float | int | None:
-    if text is None:
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
         return None
-    for kind in (int, float):  # a seed of 63 bits would lose digits as a float
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return None
+    return number if math.isfinite(number) else None
+
+
+def _seed(text: str | None) -> int:
+    # not as a float, which would lose digits of a long one
+    return int(text) if text is not None and re.fullmatch(r"\d{1,18}", text.strip()) else 0
 
 
 def _size(text: str) -> tuple[int | None, int | None]:
@@ -173,5 +175,5 @@ def _texts(path: Path) -> dict[str, str]:
             return {
                 str(key): str(value) for key, value in items if isinstance(value, str) and len(value) < _LARGEST_TEXT
             }
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
         return {}

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import os
-import tempfile
 from pathlib import Path
 
+import msgspec
+
 from core import folders
+from core.files import write_atomically
 from core.messages import ModelFileError, UserError
-from core.models.folder import read_folder
+from core.models.folder import read_folder, stamp
 from core.models.info import ModelInfo
 from core.resources import resource
 
 STARTER = "starter"
+
+_known: dict[Path, ModelInfo] = {}
 
 
 def installed() -> dict[str, Path]:
@@ -34,20 +39,24 @@ def find(name: str) -> ModelInfo:
     except FileNotFoundError as error:
         raise ModelFileError(str(error)) from error
     if name in known:
-        return read_folder(known[name], name)
-    if Path(name).expanduser().exists() or os.sep in name:
-        return read_folder(Path(name))
+        return _read(known[name], name)
+    if os.sep in name or "/" in name or Path(name).is_dir():
+        return _read(folders.user_path(name))
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"known models: {', '.join(known)}; or give a model folder's path."
     raise UserError(f"There is no model called {name}; {hint}")
 
 
 def add(path: Path) -> ModelInfo:
-    """Remember a model folder by its name. Raises as `find` does."""
+    """Remember a model folder by its name, or by its name and a number where that is taken. Raises as `find` does."""
     info = read_folder(path)
-    if info.name != STARTER:
-        _write({**_added(), info.name: info.path})
-    return info
+    known = installed()
+    name = next((name for name, folder in known.items() if folder.resolve() == info.path), None)
+    if name is None:
+        numbered = (f"{info.name} {number}" for number in itertools.count(2))
+        name = next(name for name in (info.name, *itertools.islice(numbered, len(known))) if name not in known)
+        _write({**_added(), name: info.path})
+    return msgspec.structs.replace(info, name=name)
 
 
 def remove(name: str) -> None:
@@ -56,6 +65,14 @@ def remove(name: str) -> None:
     if name not in added:
         raise UserError(f"{name} is not among the models that were added: {', '.join(added) or 'none'}.")
     _write({key: value for key, value in added.items() if key != name})
+
+
+def _read(path: Path, name: str = "") -> ModelInfo:
+    """`read_folder`, remembered for as long as no file of the folder changes."""
+    known = _known.get(path)
+    if known is None or known.identity != stamp(known.path):
+        known = _known[path] = read_folder(path)
+    return msgspec.structs.replace(known, name=name or known.name)
 
 
 def _file() -> Path:
@@ -71,9 +88,8 @@ def _added() -> dict[str, Path]:
 
 
 def _write(models: dict[str, Path]) -> None:
-    file = _file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump({name: str(path) for name, path in models.items()}, stream, indent=2)
-    Path(temporary).replace(file)
+    text = json.dumps({name: str(path) for name, path in models.items()}, indent=2)
+    try:
+        write_atomically(_file(), lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f"{_file()} cannot be written ({error.strerror}); change its folder's permissions.") from error

@@ -41,6 +41,8 @@ def _check(request: Request, multiple: int) -> None:
     width, height, steps = request.width or 0, request.height or 0, request.steps or 0
     if not request.prompt.strip():
         raise UserError("The prompt is empty; say what the picture should show.")
+    if any("\ud800" <= letter <= "\udfff" for letter in request.prompt + request.negative_prompt):
+        raise UserError("The prompt holds bytes that are no text; type it again.")
     if len(request.prompt) + len(request.negative_prompt) > MAX_PROMPT_CHARACTERS:
         raise UserError(f"The prompt is longer than {MAX_PROMPT_CHARACTERS} characters; shorten it.")
     if width < multiple or height < multiple or width % multiple or height % multiple:

@@ -15,6 +15,8 @@ from core.models.info import ComponentInfo, Extras, ModelInfo
 
 _INDEX = "model_index.json"
 _WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+_SMALL_FILE_BYTES = 32 << 20  # tokenizers of large vocabularies have 20 MB
+_SAMPLES, _SAMPLE_BYTES = 64, 4096  # of each weight file: a fine-tune moves nearly every weight
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
@@ -34,7 +36,10 @@ def read_folder(path: Path, name: str = "") -> ModelInfo:
     family = index.get("_class_name")
     if not isinstance(family, str):
         raise ModelFileError(f"{path / _INDEX} does not name a pipeline class; download the model again.")
-    digest = hashlib.sha256(json.dumps(index, sort_keys=True).encode())
+    identity = stamp(path)
+    digest = hashlib.sha256()
+    for file in _small_files(path):
+        digest.update(repr(str(file.relative_to(path))).encode() + file.read_bytes())
     components = {
         key: _component(path / key, key, value[0], value[1], digest)
         for key, value in index.items()
@@ -47,12 +52,36 @@ def read_folder(path: Path, name: str = "") -> ModelInfo:
         family=family,
         components=components,
         fingerprint=digest.hexdigest(),
+        identity=identity,
         size_multiple=_size_multiple(path, components),
         defaults=extras.defaults,
         preview=extras.preview,
         vocabulary=extras.vocabulary,
         index=index,
     )
+
+
+def stamp(path: Path) -> str:
+    """Changes whenever any file of a folder does: a SHA-256 over the path and each file's name, size and time."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    entries = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr((str(path), entries)).encode()).hexdigest()
+
+
+def _small_files(path: Path) -> list[Path]:
+    """The index, and every config and tokenizer file of the components."""
+    files = [*path.glob("*.json"), *path.glob("*/*.json"), *path.glob("*/*.txt"), *path.glob("*/*.model")]
+    return sorted(file for file in files if file.stat().st_size <= _SMALL_FILE_BYTES)
+
+
+def _sample(file: Path, digest: Any) -> None:
+    """Take a weight file's size, its beginning and evenly spaced samples into a hash."""
+    size = file.stat().st_size
+    digest.update(str(size).encode())
+    with file.open("rb") as stream:
+        for number in range(_SAMPLES):
+            stream.seek(size * number // _SAMPLES)
+            digest.update(stream.read(_SAMPLE_BYTES))
 
 
 def _component(folder: Path, name: str, library: str, class_name: str, digest: Any) -> ComponentInfo:
@@ -68,8 +97,8 @@ def _component(folder: Path, name: str, library: str, class_name: str, digest: A
     for file in files:
         header = read_header(file)
         tensors.update(header)
-        entries = sorted((key, tensor.type, tensor.shape) for key, tensor in header.items())
-        digest.update(repr((name, file.name, file.stat().st_size, entries)).encode())
+        digest.update(repr((name, file.name)).encode())
+        _sample(file, digest)
     types: dict[str, int] = {}
     for tensor in tensors.values():
         types[tensor.type] = types.get(tensor.type, 0) + tensor.end - tensor.start
@@ -125,7 +154,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is not valid JSON; download the model again.") from error
     if not isinstance(value, dict):
         raise ModelFileError(f"{path} is not a JSON object; download the model again.")

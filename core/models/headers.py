@@ -54,7 +54,7 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
             header = json.loads(file.read(length))
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read ({error.strerror}); check that the model is complete.") from error
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is not a safetensors file or is damaged; download the file again.") from error
     if not isinstance(header, dict):
         raise ModelFileError(f"{path} is not a safetensors file or is damaged; download the file again.")

@@ -56,8 +56,10 @@ class Extras(msgspec.Struct, frozen=True, kw_only=True):
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A model on this machine.
 
-    `family` is the class of its diffusers pipeline, `fingerprint` a SHA-256 over names, sizes and headers of its
-    files: cheap for 40 GB, and different whenever a tensor's layout or a file's size differs.
+    `family` is the class of its diffusers pipeline. `fingerprint` names its content wherever it lies: a SHA-256 over
+    every config and tokenizer file and over the size, the header and evenly spaced samples of every weight file, cheap
+    for 40 GB. `identity` names these files here and now: it changes with any file's path, size or time, and is what
+    everything that was made of them is remembered by.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     components: dict[str, ComponentInfo]
     fingerprint: str
+    identity: str
     size_multiple: int
     defaults: Defaults = Defaults()
     preview: PreviewMap | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from core.messages import ComponentUse, LedgerRecord
 
-Key = tuple[str, str]  # model fingerprint, component name
+Key = tuple[str, str]  # model identity, component name
 
 
 class Ledger:

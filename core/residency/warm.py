@@ -42,14 +42,10 @@ class WarmCache:
         self._entries: dict[Key, _Entry] = {}
         self.link_bytes = 0
 
-    def has(self, fingerprint: str, component: str) -> bool:
-        """Whether a component is loaded, on the device or in host memory."""
-        return (fingerprint, component) in self._entries
-
     @contextmanager
     def hold(
         self,
-        fingerprint: str,
+        identity: str,
         model: str,
         names: Sequence[str],
         load: Callable[[str], nn.Module],
@@ -69,9 +65,9 @@ class WarmCache:
             UserError: the device ran out of memory even with everything else evicted.
         """
         held: dict[str, nn.Module] = {}
-        pinned = {(fingerprint, name) for name in names}
+        pinned = {(identity, name) for name in names}
         for name in names:
-            key = (fingerprint, name)
+            key = (identity, name)
             if key not in self._entries:
                 self._make_host_room(sizes[name], budget_bytes, pinned, owner)
                 module = load(name)
@@ -84,9 +80,15 @@ class WarmCache:
                 # what a plan does not keep warm is the first to leave
                 self._entries[key].used = time.monotonic() if keep_warm else 0.0
 
-    def drop_model(self, fingerprint: str, owner: str, reason: str) -> None:
+    def evict_all(self, owner: str, reason: str) -> None:
+        """Let every component leave the device. Not to be called inside a hold."""
+        for key in list(self._entries):
+            self._leave(key, owner, reason)
+        self._accelerator.release_cached()
+
+    def drop_model(self, identity: str, owner: str, reason: str) -> None:
         """Forget every component of a model, on the device and in host memory."""
-        for key in [key for key in self._entries if key[0] == fingerprint]:
+        for key in [key for key in self._entries if key[0] == identity]:
             self._leave(key, owner, reason)
             self._entries.pop(key, None)
 

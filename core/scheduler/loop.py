@@ -31,6 +31,7 @@ from core.messages import (
     Failed,
     Finished,
     Phase,
+    Prediction,
     Preview,
     Progress,
     Ready,
@@ -53,6 +54,8 @@ from core.scheduler.waiting import Waiting
 
 # Previews are painted at most this often: more cannot be seen, and painting takes time from the steps.
 PREVIEW_INTERVAL_SECONDS = 0.05
+# Models whose tokenizers and skeletons (and, memory allowing, weights) are kept at hand.
+KEPT_PIPELINES = 4
 
 
 class Scheduler:
@@ -91,12 +94,12 @@ class Scheduler:
             case WarmUp():
                 self._waiting.add(command)
             case Cancel(id=request_id):
-                if not self._waiting.remove(request_id):
-                    with self._lock:
-                        if self._running == request_id:
-                            self._interrupt.set()
-                            return
-                self._emit(Cancelled(request_id))
+                if self._waiting.remove(request_id):
+                    self._emit(Cancelled(request_id))
+                    return
+                with self._lock:
+                    if self._running == request_id:
+                        self._interrupt.set()
 
     def stop(self) -> None:
         """Stop what runs at its next block and let `run` return."""
@@ -130,24 +133,38 @@ class Scheduler:
 
     def _run_request(self, request: Request) -> None:
         try:
-            event: Event = self._make(request)
+            event: Event = self._make_or_make_room(request)
         except Interrupted:
             event = Cancelled(request.id)
         except ResidencyError as error:
             event = Failed(request.id, error.kind, str(error))
-        except torch.OutOfMemoryError:
-            sentence = "The device ran out of memory; choose a smaller size or close other programs that use it."
-            event = Failed(request.id, ErrorKind.USER, sentence, traceback.format_exc())
         except Exception as error:  # the engine must outlive any failure of one request
-            sentence = f"Something went wrong inside Residency ({type(error).__name__}); details are in the engine log."
-            event = Failed(request.id, ErrorKind.INTERNAL, sentence, traceback.format_exc())
+            traceback.print_exc()
+            if _is_out_of_memory(error):
+                kind = ErrorKind.USER
+                sentence = "There is not enough memory; choose a smaller size or close other programs."
+            else:
+                kind = ErrorKind.INTERNAL
+                sentence = f"Something went wrong inside Residency ({type(error).__name__}); the engine log has it."
+            event = Failed(request.id, kind, sentence, traceback.format_exc())
         with self._lock:
             self._running = ""
         if not (self._stopping and isinstance(event, Cancelled)):  # a stopped engine's request stays in the queue
             self._emit(event)
 
+    def _make_or_make_room(self, request: Request) -> Finished:
+        """Make a picture; when memory runs out, once more with nothing on the device but what it needs."""
+        try:
+            return self._make(request)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+        reason = "memory ran out, so everything else left the device and the picture was begun again"
+        self._warm.evict_all(request.id, reason)
+        return self._make(request, reason)
+
     def _warm_up(self, item: WarmUp) -> None:
-        begin = time.monotonic()
+        begin, problem = time.monotonic(), ""
         try:
             info = catalogue.find(item.model)
             pipeline, previewer = self._pipeline(info)
@@ -162,18 +179,20 @@ class Scheduler:
                         case Phase.DENOISE:
                             run.denoise(lambda _step, paint: paint() and None)
                         case _:
-                            run.decode()
-        except (ResidencyError, torch.OutOfMemoryError, Interrupted):
-            return  # the request that needs the model will say what is wrong
-        except Exception:  # nobody asked for anything yet, so there is nobody to tell; the log has it
+                            run.decode(learn=False)
+        except Interrupted:
+            pass  # a request came; what it needs is loaded or will be
+        except ResidencyError as error:
+            problem = str(error)
+        except Exception as error:  # the request that needs the model will meet it again, and say so
             traceback.print_exc()
-            return
-        finally:
-            with self._lock:
-                self._warming = False
-        self._emit(WarmedUp(item.model, time.monotonic() - begin))
+            problem = f"{item.model} could not be loaded: {type(error).__name__}."
+        with self._lock:
+            self._warming = False
+        self._emit(WarmedUp(item.model, time.monotonic() - begin, problem))
 
-    def _make(self, asked: Request) -> Finished:
+    def _make(self, asked: Request, *reasons: str) -> Finished:
+        begin = time.monotonic()
         info = catalogue.find(asked.model)
         request = resolve(asked, info)
         self._emit(Started(request.id, request))
@@ -186,31 +205,42 @@ class Scheduler:
         pipeline, previewer = self._pipeline(info)
         plan = self._plan(pipeline)
         run = Run(request, pipeline, previewer, self._interrupt)
-        run.reasons.extend(plan.reasons)
+        run.reasons.extend((*reasons, *plan.reasons))
+        key = self._key(info, request)
+        predicted = Prediction(self._pace.left(key, Phase.ENCODE, request.steps or 0), plan.peak_bytes)
         seconds = {phase.phase: 0.0 for phase in plan.phases}
+        loading = time.monotonic() - begin
         image = None
         for phase in plan.phases:
             if phase.phase is Phase.ENCODE and run.recall_encoding(self._encodings):
                 run.reasons.append("the prompt's encoding was on disk: no text encoder was needed")
                 continue
+            asked_for = time.monotonic()
             with self._hold(pipeline, plan, phase, request.id):
-                begin = time.monotonic()
-                image = self._run_phase(phase.phase, run, self._key(info, request))
+                held = time.monotonic()
+                image = self._run_phase(phase.phase, run, key)
                 self._accelerator.synchronize()
-                seconds[phase.phase] = time.monotonic() - begin
+                seconds[phase.phase] = time.monotonic() - held
+            loading += held - asked_for
             if phase.phase is not Phase.DENOISE:
-                self._pace.note(self._key(info, request), phase.phase, seconds[phase.phase])
+                self._pace.note(key, phase.phase, seconds[phase.phase])
         assert image is not None  # the last phase is always DECODE
         used = {
-            name: self._ledger.use((info.fingerprint, name), self._format(pipeline, name))
-            for name in pipeline.skeletons
+            name: self._ledger.use((info.identity, name), self._format(pipeline, name)) for name in pipeline.skeletons
         }
         facts = outputs.Facts(
             accelerator=self._accelerator,
             budget_bytes=plan.budget_bytes,
             peak_device_bytes=max(self._accelerator.peak_bytes(), self._ledger.peak_bytes),
             link_bytes=self._warm.link_bytes,
-            seconds={str(phase): value for phase, value in seconds.items()},
+            seconds={
+                "load": loading,
+                **{str(phase): value for phase, value in seconds.items()},
+                "total": time.monotonic() - begin,
+            },
+            guidance=run.guidance,
+            scheduler=type(pipeline.modular.scheduler).__name__,
+            predicted=predicted,
             components=used,
             reasons=run.reasons,
         )
@@ -249,12 +279,14 @@ class Scheduler:
     # -- models -----------------------------------------------------------------------------------------------------
 
     def _pipeline(self, info: ModelInfo) -> tuple[Pipeline, Previewer]:
-        known = self._pipelines.get(info.path)
-        if known is not None and known[0].info.fingerprint == info.fingerprint:
-            return known
-        if known is not None:
-            self._warm.drop_model(known[0].info.fingerprint, self._running, "its files changed")
-        self._pipelines[info.path] = (build(info, self._accelerator), Previewer(info))
+        known = self._pipelines.pop(info.path, None)
+        if known is not None and known[0].info.identity != info.identity:
+            self._warm.drop_model(known[0].info.identity, self._running, "its files changed")
+            known = None
+        self._pipelines[info.path] = known or (build(info, self._accelerator), Previewer(info))
+        if len(self._pipelines) > KEPT_PIPELINES:
+            oldest, _ = self._pipelines.pop(next(iter(self._pipelines)))
+            self._warm.drop_model(oldest.info.identity, self._running, "other models were used since")
         return self._pipelines[info.path]
 
     def _plan(self, pipeline: Pipeline) -> Plan:
@@ -262,10 +294,11 @@ class Scheduler:
         return solve(phases, self._sizes(pipeline), self._accelerator.budget_bytes(self._ledger.resident_bytes))
 
     def _sizes(self, pipeline: Pipeline) -> dict[str, int]:
-        networks = pipeline.info.networks
+        """Bytes of each network as it will be held: parameters in their compute dtype, buffers as they are."""
         return {
-            name: networks[name].parameters * self._dtype(pipeline, name).itemsize if name in networks else 0
-            for name in pipeline.skeletons
+            name: sum(parameter.numel() for parameter in skeleton.parameters()) * self._dtype(pipeline, name).itemsize
+            + sum(buffer.nbytes for buffer in skeleton.buffers())
+            for name, skeleton in pipeline.skeletons.items()
         }
 
     def _dtype(self, pipeline: Pipeline, name: str) -> torch.dtype:
@@ -286,7 +319,7 @@ class Scheduler:
 
         info = pipeline.info
         with self._warm.hold(
-            info.fingerprint,
+            info.identity,
             info.name,
             phase.components,
             load,
@@ -303,7 +336,7 @@ class Scheduler:
 
     @staticmethod
     def _key(info: ModelInfo, request: Request) -> Key:
-        return (info.fingerprint, request.width or 0, request.height or 0)
+        return (info.identity, request.width or 0, request.height or 0)
 
 
 class _Stopwatch:
@@ -326,3 +359,11 @@ class _Stopwatch:
     def painted(self) -> None:
         """Note that one was painted; the time that it took is not the next step's."""
         self._preview = self._lap = time.monotonic()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out; the CPU's and Apple's allocators say it in a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)

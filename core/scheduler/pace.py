@@ -7,7 +7,7 @@ from core.messages import Phase
 # Weight of the newest measurement in the running mean.
 _NEWEST = 0.4
 
-Key = tuple[str, int, int]  # model fingerprint, width, height
+Key = tuple[str, int, int]  # model identity, width, height
 
 
 class Pace:

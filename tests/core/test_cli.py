@@ -43,7 +43,7 @@ def test_generate_prints_one_object_and_writes_what_it_says(tiny: Tiny, tmp_path
     report = json.loads(run.stdout)
     assert report["file"] == str(out)
     assert (report["seed"], report["steps"], report["width"], report["height"]) == (7, 2, 64, 48)
-    assert set(report["seconds"]) == {"encode", "denoise", "decode", "total"}
+    assert set(report["seconds"]) == {"load", "encode", "denoise", "decode", "total"}
     assert all(use["peak_bytes"] > 0 for use in report["components"].values())
     with Image.open(out) as image:
         assert pixels_sha256(image) == report["pixels_sha256"]
@@ -78,6 +78,11 @@ def test_without_out_the_picture_goes_to_the_library(tmp_path: Path) -> None:
         (["generate", "a", "--model", "/nowhere/at/all"], "not a folder"),
         (["generate", "a", "--out", "a.jpg"], r"a\.jpg does not end in \.png"),
         (["generate", "a", "--out", "/"], "is a folder"),
+        (["generate", "a", "--out", "~nobody-of-that-name/a.png"], "not a usable path"),
+        (["generate", "a", "--out", f"{'a' * 300}.png"], "not a usable path"),
+        (["generate", "a", "--model", f"/{'a' * 300}"], "not a usable path"),
+        (["generate", "a", "--model", "a" * 300], "no model called"),
+        (["generate", "a \udc80"], "no text"),
         (["generate", "a", "--steps", "0"], "0 steps"),
         (["generate", "a", "--steps", "many"], "not a whole number"),
         (["generate", "a", "--seed", "-5"], "seed"),

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -13,6 +14,7 @@ from PIL import Image
 
 from core.engine import InProcessEngine
 from core.engine.client import Client
+from core.generation.outputs import pixels_sha256
 from core.library import metadata
 from core.messages import Event, LedgerRecord, Phase, Preview, Progress, Request
 from core.resources import resource
@@ -39,17 +41,23 @@ def engine() -> Iterator[Client]:
     engine.close()
 
 
-def stock_pixels(folder: Path, **arguments: object) -> str:
-    """SHA-256 of the pixels that the library's own pipeline makes."""
+# These pipelines run the guided and the unguided pass as one batch of two, which the modular blocks run one by one:
+# not bit-equal in f32, so that a value on the edge between two levels may fall to either side.
+BATCHED = ("sdxl", "sd3", "z_image")
+
+
+def stock_picture(folder: Path, **arguments: object) -> Image.Image:
+    """The picture that the library's own pipeline makes."""
     pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    image = pipeline(generator=torch.Generator("cpu").manual_seed(7), **arguments).images[0]
-    return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+    image: Image.Image = pipeline(generator=torch.Generator("cpu").manual_seed(7), **arguments).images[0]
+    return image.convert("RGB")
 
 
+@pytest.mark.parametrize("negative", ["", "blurry"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_gives_the_stock_pixels(
-    family: str, tiny: Callable[[str], Path], engine: Client, tmp_path: Path
+    family: str, negative: str, tiny: Callable[[str], Path], engine: Client, tmp_path: Path
 ) -> None:
     out = tmp_path / "a.png"
     request = Request(
@@ -61,7 +69,7 @@ def test_a_family_gives_the_stock_pixels(
         width=64,
         height=48,
         out=str(out),
-        negative_prompt="" if family == "flux" else "blurry",
+        negative_prompt=negative,
     )
     seen: list[Event] = []
     engine.submit(request)
@@ -71,7 +79,8 @@ def test_a_family_gives_the_stock_pixels(
         assert image.size == (64, 48)
         assert hashlib.sha256(image.tobytes()).hexdigest() == result.pixels_sha256
     assert metadata.read_result(out) == result
-    assert set(result.seconds) == {"encode", "denoise", "decode", "total"}
+    assert set(result.seconds) == {"load", "encode", "denoise", "decode", "total"}
+    assert result.seconds["total"] >= sum(value for name, value in result.seconds.items() if name != "total")
     phases = list(dict.fromkeys(event.phase for event in seen if isinstance(event, Progress)))
     assert [phase for phase in phases if phase is not Phase.LOAD] == [
         Phase.ENCODE,
@@ -84,29 +93,40 @@ def test_a_family_gives_the_stock_pixels(
     previews = [event for event in seen if isinstance(event, Preview)]
     assert previews
     assert all(len(event.pixels) == 3 * event.width * event.height > 0 for event in previews)
-    arrived = {event.component: event.change for event in seen if isinstance(event, LedgerRecord)}
-    assert arrived == {name: use.bytes for name, use in result.components.items()}
+    arrived = {event.component: event.change for event in seen if isinstance(event, LedgerRecord) and event.change > 0}
+    if arrived:  # the second picture of a family finds everything warm
+        assert arrived == {name: use.bytes for name, use in result.components.items()}
+    assert result.predicted is not None
+    assert result.predicted.peak_device_bytes == sum(use.bytes for use in result.components.values())
 
     arguments: dict[str, object] = {"prompt": PROMPT, "num_inference_steps": 3, "width": 64, "height": 48}
     arguments |= STOCK_ARGUMENTS[family]
-    if family != "flux":
-        arguments["negative_prompt"] = "blurry"
-    assert result.pixels_sha256 == stock_pixels(tiny(family), **arguments)
+    if family != "flux" and negative:
+        arguments["negative_prompt"] = negative
+    stock = stock_picture(tiny(family), **arguments)
+    if family in BATCHED:
+        with Image.open(out) as image:
+            difference = np.abs(np.asarray(image).astype(int) - np.asarray(stock).astype(int))
+        assert difference.max() <= 1
+        assert np.count_nonzero(difference) <= 5
+    else:
+        assert result.pixels_sha256 == pixels_sha256(stock)
 
 
 def test_the_starter_gives_the_stock_pixels(engine: Client) -> None:
     request = Request(prompt="a red house by the sea at sunset", seed=7, draft=True, steps=4)
     engine.submit(request)
     result = result_of(engine, request.id)
-    assert result.pixels_sha256 == stock_pixels(
+    stock = stock_picture(
         resource("starter", "model"),
         prompt=request.prompt,
         num_inference_steps=4,
         width=result.width,
         height=result.height,
-        guidance_scale=result.guidance,
+        guidance_scale=0.0,
         max_sequence_length=64,
     )
+    assert result.pixels_sha256 == pixels_sha256(stock)
 
 
 def test_words_change_the_starters_picture(engine: Client) -> None:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from core.engine import InProcessEngine
 from core.engine.client import Client
@@ -22,7 +23,19 @@ from core.generation.conditioning import ConditioningCache
 from core.generation.preview import Previewer, clean_estimate
 from core.hardware.accelerator import TorchAccelerator
 from core.library.queue import JobQueue
-from core.messages import Cancelled, ErrorKind, Event, Failed, Finished, Phase, Progress, Request, Started
+from core.messages import (
+    Cancelled,
+    ErrorKind,
+    Event,
+    Failed,
+    Finished,
+    LedgerRecord,
+    Phase,
+    Progress,
+    Request,
+    Started,
+    WarmedUp,
+)
 from core.models.folder import read_folder
 from tests.events import result_of, wait_for
 
@@ -73,15 +86,16 @@ def test_an_encoding_depends_on_its_texts_model_and_dtype(tiny: Tiny) -> None:
     flux, sdxl = read_folder(tiny("flux")), read_folder(tiny("sdxl"))
     base = draft(tiny("flux"))
     keys = [
-        conditioning.key(flux, base, cpu),
-        conditioning.key(flux, msgspec.structs.replace(base, prompt="a red boat"), cpu),
-        conditioning.key(flux, msgspec.structs.replace(base, negative_prompt="blurry"), cpu),
-        conditioning.key(sdxl, base, cpu),
-        conditioning.key(flux, base, TorchAccelerator("mps", "Apple GPU")),
+        conditioning.key(flux, base, cpu, 1),
+        conditioning.key(flux, base, cpu, 2),
+        conditioning.key(flux, msgspec.structs.replace(base, prompt="a red boat"), cpu, 1),
+        conditioning.key(flux, msgspec.structs.replace(base, negative_prompt="blurry"), cpu, 1),
+        conditioning.key(sdxl, base, cpu, 1),
+        conditioning.key(flux, base, TorchAccelerator("mps", "Apple GPU"), 1),
     ]
     assert len(set(keys)) == len(keys)
     same = msgspec.structs.replace(base, seed=99, steps=9, width=128, id="other")
-    assert conditioning.key(flux, same, cpu) == keys[0]
+    assert conditioning.key(flux, same, cpu, 1) == keys[0]
 
 
 def test_the_cache_keeps_tensors_lists_and_nothing_at_all(tmp_path: Path) -> None:
@@ -132,7 +146,7 @@ def test_previews_learn_their_colours_from_a_picture(tiny: Tiny, home: Path) -> 
     assert not previewer.known
     width, height, grey = previewer.paint(latents)
     assert (width, height, len(grey)) == (24, 16, 24 * 16 * 3)
-    previewer.fit(latents, image.resize((192, 128), Image.Resampling.NEAREST))
+    previewer.fit(latents, image.resize((192, 128), Image.Resampling.NEAREST), keep=True)
     for learned in (previewer, Previewer(model)):  # the second one reads what the first one wrote
         assert learned.known
         painted = torch.frombuffer(bytearray(learned.paint(latents)[2]), dtype=torch.uint8).float()
@@ -225,3 +239,63 @@ def test_a_prompt_that_is_cut_is_said_to_be(family: str, tiny: Tiny, engine: Cli
     assert str(77 if family == "sdxl" else 512) in cut[0]
     reasons = run(engine, draft(tiny(family), id="short", prompt=short)).result.reasons
     assert not [reason for reason in reasons if "not used" in reason]
+
+
+def test_guidance_can_change_between_two_pictures_of_one_prompt(tiny: Tiny, engine: Client) -> None:
+    for family in ("sdxl", "z_image"):
+        off, on = (0.0 if family == "z_image" else 1.0), 5.0
+        first, second, third = (
+            run(engine, draft(tiny(family), id=f"{family} {i}", guidance=scale))
+            for i, scale in enumerate((off, on, on))
+        )
+        assert first.pixels != second.pixels
+        assert second.pixels == third.pixels
+        assert (first.result.guidance, second.result.guidance) == (None, on)
+
+
+def test_two_models_of_the_same_layout_are_two_models(tiny: Tiny, engine: Client, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(tiny("flux"), tmp_path / "flux"))
+    weights = other / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor * 1.5 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    first = run(engine, draft(tiny("flux"), id="first"))
+    second = run(engine, draft(other, id="second"))
+    assert first.result.fingerprint != second.result.fingerprint
+    assert first.pixels != second.pixels
+    config = other / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace('"shift": 1.0', '"shift": 9.0'))
+    third = run(engine, draft(other, id="third"))
+    assert third.pixels != second.pixels
+
+
+def test_a_warm_up_teaches_the_previews_nothing(tiny: Tiny, engine: Client, home: Path) -> None:
+    engine.warm_up(str(tiny("sdxl")))
+    assert wait_for(engine, WarmedUp).problem == ""
+    assert not (home / "cache" / "previews").exists()
+
+
+def test_a_warm_up_that_fails_says_why(engine: Client) -> None:
+    engine.warm_up("nonsense")
+    assert "no model called" in wait_for(engine, WarmedUp).problem
+
+
+def test_memory_that_runs_out_once_is_made_room_for(
+    tiny: Tiny, engine: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(engine, draft(tiny("flux"), id="expected")).pixels
+    from core.generation.run import Run
+
+    decode, failures = Run.decode, [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def decode_after_failing(self: Run, **options: bool) -> Image.Image:
+        if failures:
+            raise failures.pop()
+        return decode(self, **options)
+
+    monkeypatch.setattr(Run, "decode", decode_after_failing)
+    seen: list[Event] = []
+    engine.submit(draft(tiny("flux"), id="again"))
+    result_of(engine, "again", seen=seen)
+    finished = next(event for event in seen if isinstance(event, Finished))
+    assert finished.pixels == expected
+    assert any("memory ran out" in reason for reason in finished.result.reasons)
+    assert any(event.change < 0 for event in seen if isinstance(event, LedgerRecord))

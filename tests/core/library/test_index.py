@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +64,30 @@ def test_a_lost_index_is_rebuilt_from_the_files(library: Library, tmp_path: Path
     assert library.rescan() == 1
     assert library.rescan() == 0
     assert library.recent() == [msgspec.structs.replace(make_result(id=request.id), file=str(path))]
+
+
+def test_a_damaged_index_is_moved_aside_and_made_again(tmp_path: Path) -> None:
+    index = tmp_path / "library.sqlite"
+    metadata.write_png(tmp_path / "pictures" / "a.png", Image.new("RGB", (64, 32)), make_result())
+    index.write_bytes(b"no database" * 1000)
+    library = Library(tmp_path / "pictures", index)
+    assert [result.id for result in library.recent()] == [make_result().id]
+    library.close()
+    assert len(list(tmp_path.glob("library.sqlite.damaged-*"))) == 1
+
+
+def test_names_fit_every_file_system(library: Library) -> None:
+    path = library.new_file(Request(prompt="\U00020000" * 500))
+    assert len(path.name.encode()) < 200
+    metadata.write_png(path, Image.new("RGB", (64, 32)), make_result())
+
+
+def test_old_leftovers_are_cleared_and_new_ones_left_alone(library: Library) -> None:
+    library.folder.mkdir()
+    old, new = library.folder / ".old.part", library.folder / ".new.part"
+    for part in (old, new):
+        part.write_bytes(b"half a picture")
+    os.utime(old, (0, 0))
+    library.rescan()
+    assert not old.exists()
+    assert new.exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -90,6 +92,31 @@ def test_what_is_no_picture_says_nothing(tmp_path: Path, content: bytes) -> None
     assert metadata.read_result(path) is None
     assert metadata.read_request(path) is None
     assert metadata.read_request(tmp_path / "missing.png") is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Steps: 20, Seed: inf, CFG scale: nan, Size: 64x64",
+        f"Steps: {'9' * 5000}, Seed: 1, CFG scale: 1, Size: 64x64",
+        f"Steps: 20, Seed: {'9' * 5000}, CFG scale: 1e999, Size: 99999999x1",
+    ],
+)
+def test_absurd_numbers_in_a_text_are_passed_over(line: str) -> None:
+    request = metadata.parse_parameters(f"a fox\n{line}")
+    assert request is None or (request.seed in (0, 1) and request.guidance in (None, 1.0))
+
+
+def test_a_picture_bomb_says_nothing(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    text = chunk(b"tEXt", b"residency\0" + b"[" * 100_000)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + text + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    assert metadata.read_result(path) is None
+    assert metadata.read_request(path) is None
 
 
 def test_a_plain_picture_has_no_settings(tmp_path: Path) -> None:

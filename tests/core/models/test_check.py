@@ -19,6 +19,7 @@ MODEL = ModelInfo(
     family="FluxPipeline",
     components={},
     fingerprint="",
+    identity="",
     size_multiple=16,
     defaults=Defaults(steps=12, draft_steps=3, width=128, height=96, guidance=0.0),
 )
@@ -43,6 +44,7 @@ def test_without_defaults_the_familys_size_is_taken() -> None:
         ({"prompt": ""}, "empty"),
         ({"prompt": " \n\t"}, "empty"),
         ({"prompt": "a" * 30_000}, "shorten"),
+        ({"prompt": "a \udc80 b"}, "no text"),
         ({"width": 100}, "nearest is 96x96"),
         ({"width": 0}, "nearest is 16x96"),
         ({"width": -16}, "multiple of 16"),

@@ -38,7 +38,14 @@ def test_the_fingerprint_follows_the_files(flux: Path, tiny: Tiny) -> None:
     before = read_folder(flux).fingerprint
     assert before == read_folder(tiny("flux")).fingerprint
     weights = flux / "vae" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes() + b"\0")
+    data = weights.read_bytes()
+    for damage in (data[:-4] + b"\1\2\3\4", data + b"\0"):
+        weights.write_bytes(damage)
+        assert read_folder(flux).fingerprint != before
+    weights.write_bytes(data)
+    assert read_folder(flux).fingerprint == before
+    config = flux / "tokenizer" / "tokenizer_config.json"
+    config.write_text(config.read_text() + "\n")
     assert read_folder(flux).fingerprint != before
 
 
@@ -102,6 +109,14 @@ def test_a_model_can_be_added_found_and_removed(home: Path, flux: Path) -> None:
         catalogue.find("flux")
     with pytest.raises(UserError):
         catalogue.remove("starter")
+
+
+def test_a_second_model_of_the_same_name_gets_a_number(home: Path, flux: Path, tmp_path: Path) -> None:
+    twin = Path(shutil.copytree(flux, tmp_path / "elsewhere" / "flux"))
+    assert [catalogue.add(folder).name for folder in (flux, twin, flux)] == ["flux", "flux 2", "flux"]
+    assert catalogue.find("flux 2").path == twin
+    shutil.copytree(twin, tmp_path / "starter")
+    assert catalogue.add(tmp_path / "starter").name == "starter 2"
 
 
 def test_models_are_read_without_torch(tiny: Tiny) -> None:

@@ -52,6 +52,14 @@ def test_noise_is_never_more_than_a_sentence(tmp_path: Path, noise: bytes) -> No
         read_header(path)
 
 
+def test_a_header_nested_beyond_reason_is_damage(tmp_path: Path) -> None:
+    text = b"[" * 100_000
+    path = tmp_path / "deep.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(ModelFileError, match=r"deep\.safetensors"):
+        read_header(path)
+
+
 @pytest.mark.parametrize(
     "entry",
     [

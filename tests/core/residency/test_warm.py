@@ -109,7 +109,16 @@ def test_a_model_can_be_dropped_whole() -> None:
     shelf.hold("a", "b")
     shelf.cache.drop_model("model", "user", "asked for")
     assert shelf.ledger.resident_bytes == 0
-    assert not shelf.cache.has("model", "a")
+    shelf.hold("a")
+    assert shelf.loads == ["a", "b", "a"]
+
+
+def test_everything_can_be_made_to_leave() -> None:
+    shelf = Shelf(12 * KILO)
+    shelf.hold("a", "b")
+    shelf.cache.evict_all("job", "memory ran out")
+    assert shelf.ledger.resident_bytes == 0
+    assert [record.reason for record in shelf.records if record.change < 0] == ["memory ran out"] * 2
 
 
 def test_blocks_are_the_outermost_repeated_layers() -> None:
