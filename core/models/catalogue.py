@@ -40,7 +40,7 @@ def find(name: str) -> ModelInfo:
         raise ModelFileError(str(error)) from error
     if name in known:
         return _read(known[name], name)
-    if os.sep in name or "/" in name or Path(name).is_dir():
+    if os.sep in name or "/" in name or folders.user_path(name).is_dir():
         return _read(folders.user_path(name))
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"known models: {', '.join(known)}; or give a model folder's path."

@@ -51,6 +51,8 @@ def main() -> None:
     result = {
         "first_frame_seconds": statistics.median(run["first_frame_seconds"] for run in runs),
         "bare_window_seconds": statistics.median(run["bare_window_seconds"] for run in runs),
+        "first_frame_cpu_seconds": statistics.median(run["first_frame_cpu_seconds"] for run in runs),
+        "bare_window_cpu_seconds": statistics.median(run["bare_window_cpu_seconds"] for run in runs),
         "slowest_first_frame_seconds": max(run["first_frame_seconds"] for run in runs),
         "runs": runs,
         "platform": arguments.platform,

@@ -81,7 +81,7 @@ def test_without_out_the_picture_goes_to_the_library(tmp_path: Path) -> None:
         (["generate", "a", "--out", "~nobody-of-that-name/a.png"], "not a usable path"),
         (["generate", "a", "--out", f"{'a' * 300}.png"], "not a usable path"),
         (["generate", "a", "--model", f"/{'a' * 300}"], "not a usable path"),
-        (["generate", "a", "--model", "a" * 300], "no model called"),
+        (["generate", "a", "--model", "a" * 300], "not a usable path"),
         (["generate", "a \udc80"], "no text"),
         (["generate", "a", "--steps", "0"], "0 steps"),
         (["generate", "a", "--steps", "many"], "not a whole number"),
