@@ -6,7 +6,7 @@ process and the files that results are kept in share one vocabulary. Bytes are i
 
 from __future__ import annotations
 
-import secrets
+import os
 from enum import StrEnum
 
 import msgspec
@@ -50,7 +50,7 @@ class ModelFileError(ResidencyError):
 
 def new_id() -> str:
     """A fresh identifier for a request: 12 hexadecimal digits."""
-    return secrets.token_hex(6)
+    return os.urandom(6).hex()
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

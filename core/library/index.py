@@ -45,11 +45,12 @@ class Library:
         """Open the library over `folder` (default: the user's pictures) with its index in `database`."""
         self.folder = folder or folders.pictures()
         path = database or folders.data() / "library.sqlite"
-        is_new = not path.exists()
         self._lock = threading.Lock()
         self._database = sqlite.connect(path, _SCHEMA)
-        if is_new or not self.recent(1):
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version == 0:  # made just now: nothing was ever indexed, or the old one was lost
             self.rescan()
+            self._database.execute("PRAGMA user_version = 1")
 
     def new_file(self, request: Request) -> Path:
         """A free name for a request's picture."""

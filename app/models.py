@@ -1,0 +1,57 @@
+"""The models that can be chosen, and what the window needs to know of the one in use. Reads files, loads no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from core.models.info import Defaults
+
+STARTER = "starter"
+
+
+class Models(Protocol):
+    """What the studio asks about models."""
+
+    defaults: Defaults
+    vocabulary: dict[str, list[str]]
+
+    def names(self) -> list[str]:
+        """The models known here, the starter first."""
+
+    def use(self, name: str) -> None:
+        """Read a model's defaults and vocabulary. Raises ResidencyError when it cannot be read."""
+
+    def add(self, folder: Path) -> str:
+        """Remember a model folder and return its name. Raises ResidencyError when it is none."""
+
+
+class InstalledModels:
+    """The catalogue of `core.models`, read when first asked, which is after the first frame."""
+
+    def __init__(self) -> None:
+        self.defaults = Defaults()
+        self.vocabulary: dict[str, list[str]] = {}
+
+    def names(self) -> list[str]:
+        """The models known here; the starter alone when even that is missing, so that its absence is told."""
+        from core.models import catalogue
+
+        try:
+            return list(catalogue.installed())
+        except FileNotFoundError:
+            return [STARTER]
+
+    def use(self, name: str) -> None:
+        """Read a model's own values."""
+        from core.models import catalogue
+
+        self.defaults, self.vocabulary = Defaults(), {}
+        info = catalogue.find(name)
+        self.defaults, self.vocabulary = info.defaults, info.vocabulary
+
+    def add(self, folder: Path) -> str:
+        """Remember a folder."""
+        from core.models import catalogue
+
+        return catalogue.add(folder).name

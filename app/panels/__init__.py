@@ -1,0 +1,1 @@
+"""The parts of the window: prompt, options, canvas, history, queue, components, header."""

@@ -1,0 +1,331 @@
+"""What the studio shows, as plain data that engine messages change. No Qt: the panels read it, tests drive it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from app import words
+from app.shown import Component, Kind, Notice, Picture, Stage, Topic, Work
+from app.times import Times
+from core.library.queue import Job, State
+from core.messages import (
+    Cancelled,
+    EngineStarting,
+    EngineStopped,
+    ErrorKind,
+    Event,
+    Failed,
+    Finished,
+    LedgerRecord,
+    Preview,
+    Progress,
+    Ready,
+    Request,
+    Result,
+    SetAside,
+    Started,
+    WarmedUp,
+)
+
+# Drafts that come faster than this are shown only when done: their unfinished steps would be flicker.
+QUICK_DRAFT_SECONDS = 1.5
+
+
+@dataclass
+class StudioState:
+    """Everything shown. Each method returns the topics that it changed."""
+
+    stage: Stage = Stage.STARTING
+    device: str = ""
+    accelerator: str = ""
+    picture: Picture | None = None
+    work: Work | None = None
+    queue: list[Job] = field(default_factory=list)
+    history: list[Result] = field(default_factory=list)
+    components: dict[str, Component] = field(default_factory=dict)
+    notice: Notice | None = None
+    times: Times = field(default_factory=Times)
+    draft_id: str = ""
+    draft_seconds: float | None = None
+    # whether the canvas follows the full pictures being made; typing and looking at older pictures end it
+    watching: bool = True
+    _warming: bool = False
+
+    # -- what the person does ----------------------------------------------------------------------------------------
+
+    def submitted(self, request: Request) -> set[Topic]:
+        """A request went to the engine."""
+        if request.draft:
+            self.draft_id = request.id
+            self.watching = False
+            return set()
+        self.queue.append(Job(request, State.WAITING))
+        self.watching = True
+        self.notice = None
+        return {Topic.QUEUE, Topic.NOTICE}
+
+    def show(self, result: Result) -> set[Topic]:
+        """Look at an older picture."""
+        self.watching = False
+        self.draft_id = ""
+        self.picture = _full(result)
+        return {Topic.CANVAS}
+
+    def show_draft(self, result: Result, pixels: bytes) -> set[Topic]:
+        """Show a draft that was made before."""
+        self.watching = False
+        self.draft_id = result.id
+        self.picture = Picture(result.id, Kind.DRAFT, result.width, result.height, pixels, result=result)
+        return {Topic.CANVAS}
+
+    def forget_result(self, result_id: str) -> set[Topic]:
+        """Take a result out of the history; a picture of it on the canvas stays."""
+        self.history = [result for result in self.history if result.id != result_id]
+        return {Topic.HISTORY}
+
+    def forget_job(self, request_id: str) -> set[Topic]:
+        """Take a job out of the queue."""
+        self.queue = [job for job in self.queue if job.request.id != request_id]
+        return {Topic.QUEUE}
+
+    def retried(self, request_id: str) -> set[Topic]:
+        """A failed job is tried again, after all that waits."""
+        again = [Job(job.request, State.WAITING) for job in self.queue if job.request.id == request_id]
+        self.queue = [job for job in self.queue if job.request.id != request_id] + again
+        self.watching = True
+        self.notice = None
+        return {Topic.QUEUE, Topic.NOTICE}
+
+    def cancelling(self, request_id: str) -> set[Topic]:
+        """A running picture was told to stop; it is said at once, before the engine has done it."""
+        if self.work is None or self.work.id != request_id:
+            return set()
+        self.work = replace(self.work, note="stopping", seconds_left=None)
+        return {Topic.PROGRESS}
+
+    def tell(self, sentence: str, *, error: bool = True, action: tuple[str, str] | None = None) -> set[Topic]:
+        """Say one sentence to the person."""
+        self.notice = Notice(sentence, error, action)
+        return {Topic.NOTICE}
+
+    def dismiss(self) -> set[Topic]:
+        """Take the sentence away."""
+        self.notice = None
+        return {Topic.NOTICE}
+
+    def model_changed(self) -> set[Topic]:
+        """Another model was chosen: what is known of components was about the old one."""
+        self.components = {}
+        return {Topic.COMPONENTS, Topic.TIMES}
+
+    # -- what was kept from before -----------------------------------------------------------------------------------
+
+    def jobs_loaded(self, jobs: list[Job]) -> set[Topic]:
+        """The durable queue, as it was when the studio started."""
+        known = {job.request.id for job in jobs}
+        self.queue = jobs + [job for job in self.queue if job.request.id not in known]
+        return {Topic.QUEUE}
+
+    def history_loaded(self, results: list[Result]) -> set[Topic]:
+        """Results of earlier sessions, newest first."""
+        known = {result.id for result in self.history}
+        self.history += [result for result in results if result.id not in known]
+        for result in reversed(results):
+            self.times.record(result)
+        return {Topic.HISTORY, Topic.TIMES}
+
+    # -- what the engine says ----------------------------------------------------------------------------------------
+
+    def apply(self, event: Event) -> set[Topic]:
+        """Take in one event of the engine."""
+        match event:
+            case EngineStarting():
+                self._empty_device()
+                restarted = self.stage in (Stage.RESTARTING, Stage.STOPPED)
+                self.stage = Stage.RESTARTING if restarted else Stage.STARTING
+                return {Topic.ENGINE, Topic.COMPONENTS}
+            case Ready():
+                self.stage = Stage.LOADING if self._warming else Stage.READY
+                self.accelerator, self.device = event.accelerator, event.device
+                return {Topic.ENGINE}
+            case WarmedUp():
+                self._warming = False
+                if self.stage is Stage.LOADING:
+                    self.stage = Stage.READY
+                if event.problem:
+                    self.notice = Notice(event.problem)
+                    return {Topic.ENGINE, Topic.NOTICE}
+                return {Topic.ENGINE}
+            case EngineStopped():
+                return self._stopped(event)
+            case Started():
+                return self._started(event)
+            case Progress():
+                return self._progress(event)
+            case Preview():
+                return self._preview(event)
+            case LedgerRecord():
+                return self._ledger(event)
+            case Finished():
+                return self._finished(event)
+            case Failed():
+                return self._failed(event)
+            case SetAside():
+                self._set_job(event.id, State.SET_ASIDE, event.reason)
+                self.work = None
+                self.notice = Notice(event.reason, action=("Try again", f"retry:{event.id}"))
+                return self._drop_preview(event.id) | {Topic.QUEUE, Topic.NOTICE, Topic.PROGRESS}
+            case Cancelled():
+                return self._cancelled(event.id)
+            case _:
+                return set()
+
+    def warming(self) -> None:
+        """The engine was asked to load a model; it is not ready before it has."""
+        self._warming = True
+
+    def label(self, index: int) -> str:
+        """The label of a history entry: what changed against the picture made before it."""
+        before = self.history[index + 1] if index + 1 < len(self.history) else None
+        return words.label(self.history[index], before)
+
+    @property
+    def running(self) -> Job | None:
+        """The full picture being made."""
+        return next((job for job in self.queue if job.state is State.RUNNING), None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any full picture is being made or waits to be."""
+        return any(job.state in (State.RUNNING, State.WAITING) for job in self.queue)
+
+    # -- one event each ----------------------------------------------------------------------------------------------
+
+    def _stopped(self, event: EngineStopped) -> set[Topic]:
+        self._empty_device()
+        self.work = None
+        self.stage = Stage.RESTARTING if event.will_restart else Stage.STOPPED
+        if event.expected:
+            return {Topic.ENGINE, Topic.COMPONENTS}
+        for job in self.queue:
+            if job.state is State.RUNNING:
+                self._set_job(job.request.id, State.WAITING)
+        if not event.will_restart:
+            reason = _without_full_stop(event.reason)
+            sentence = f"{reason[:1].upper()}{reason[1:]}."
+            if event.kind is ErrorKind.INTERNAL:
+                sentence = f"The engine stopped: {reason}. Your prompt and the queue are kept."
+            self.notice = Notice(sentence, action=("Start again", "restart"))
+        return {Topic.ENGINE, Topic.COMPONENTS, Topic.PROGRESS, Topic.QUEUE, Topic.NOTICE}
+
+    def _started(self, event: Started) -> set[Topic]:
+        # somebody's request ends a warm-up: what is loaded stays, and the rest loads for the request
+        self._warming = False
+        self.stage = Stage.READY
+        if event.request.draft:
+            return {Topic.ENGINE}
+        self._set_job(event.id, State.RUNNING)
+        self.work = Work(event.id)
+        return {Topic.ENGINE, Topic.QUEUE, Topic.PROGRESS}
+
+    def _progress(self, event: Progress) -> set[Topic]:
+        if not self._in_queue(event.id):
+            return set()
+        self.work = Work(event.id, event.phase, event.step, event.steps, event.seconds_left, event.note)
+        return {Topic.PROGRESS}
+
+    def _preview(self, event: Preview) -> set[Topic]:
+        if self._in_queue(event.id):
+            wanted = self.watching
+        else:
+            slow = self.draft_seconds is not None and self.draft_seconds > QUICK_DRAFT_SECONDS
+            wanted = slow and event.id == self.draft_id and not self.watching
+        if not wanted:
+            return set()
+        self.picture = Picture(event.id, Kind.PREVIEW, event.width, event.height, event.pixels)
+        return {Topic.CANVAS}
+
+    def _ledger(self, event: LedgerRecord) -> set[Topic]:
+        if not event.component:
+            return set()
+        old = self.components.get(event.component, Component(event.component, event.format, 0))
+        resident = max(0, old.resident + event.change)
+        self.components[event.component] = Component(
+            event.component, event.format or old.format, max(old.bytes, resident), resident
+        )
+        return {Topic.COMPONENTS}
+
+    def _finished(self, event: Finished) -> set[Topic]:
+        result = event.result
+        self.times.record(result)
+        changed = {Topic.TIMES, Topic.COMPONENTS}
+        for name, use in result.components.items():
+            resident = self.components[name].resident if name in self.components else 0
+            self.components[name] = Component(name, use.format, use.bytes, resident)
+        if result.draft:
+            if event.id == self.draft_id:
+                self.draft_seconds = result.seconds.get("total", self.draft_seconds)
+            if event.id == self.draft_id and not self._shows_watched() and event.pixels:
+                self.picture = Picture(event.id, Kind.DRAFT, result.width, result.height, event.pixels, result=result)
+                changed.add(Topic.CANVAS)
+            return changed
+        self.forget_job(event.id)
+        self.history = [result] + [other for other in self.history if other.id != result.id]
+        if self.work is not None and self.work.id == event.id:
+            self.work = None
+        if self.watching:
+            self.picture = _full(result)
+            changed.add(Topic.CANVAS)
+        return changed | {Topic.QUEUE, Topic.HISTORY, Topic.PROGRESS}
+
+    def _failed(self, event: Failed) -> set[Topic]:
+        if self._in_queue(event.id):
+            self._set_job(event.id, State.FAILED, event.sentence)
+            self.work = None
+            # a request that cannot be done as it stands would only fail again
+            again = event.kind is ErrorKind.INTERNAL
+            self.notice = Notice(event.sentence, action=("Try again", f"retry:{event.id}") if again else None)
+            return self._drop_preview(event.id) | {Topic.QUEUE, Topic.PROGRESS, Topic.NOTICE}
+        # without an id it is about no request but about the studio's own files
+        if not event.id or (event.id == self.draft_id and event.kind is not ErrorKind.INTERNAL):
+            self.notice = Notice(event.sentence)
+            return {Topic.NOTICE}
+        return set()
+
+    def _cancelled(self, request_id: str) -> set[Topic]:
+        if not self._in_queue(request_id):
+            return set()
+        if self.work is not None and self.work.id == request_id:
+            self.work = None
+        return self._drop_preview(request_id) | self.forget_job(request_id) | {Topic.PROGRESS}
+
+    # -- small parts -------------------------------------------------------------------------------------------------
+
+    def _drop_preview(self, request_id: str) -> set[Topic]:
+        """An unfinished picture does not stay on the canvas; the newest finished one takes its place."""
+        if self.picture is None or self.picture.id != request_id:
+            return set()
+        self.picture = _full(self.history[0]) if self.history else None
+        return {Topic.CANVAS}
+
+    def _shows_watched(self) -> bool:
+        return self.watching and self.picture is not None and self.picture.kind is not Kind.DRAFT
+
+    def _in_queue(self, request_id: str) -> bool:
+        return any(job.request.id == request_id for job in self.queue)
+
+    def _set_job(self, request_id: str, state: State, reason: str = "") -> None:
+        self.queue = [
+            Job(job.request, state, job.deaths, reason) if job.request.id == request_id else job for job in self.queue
+        ]
+
+    def _empty_device(self) -> None:
+        self.components = {name: Component(name, c.format, c.bytes, 0) for name, c in self.components.items()}
+
+
+def _full(result: Result) -> Picture:
+    return Picture(result.id, Kind.FULL, result.width, result.height, file=result.file, result=result)
+
+
+def _without_full_stop(sentence: str) -> str:
+    return sentence.rstrip().rstrip(".")

@@ -1,0 +1,187 @@
+"""The main window: where the panels stand, at every size, and which keys and drops it takes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+from PySide6.QtCore import QByteArray, QEvent, QMimeData, QSize, Signal
+from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDropEvent, QKeySequence, QResizeEvent, QShortcut
+from PySide6.QtWidgets import QHBoxLayout, QMainWindow, QSizePolicy, QVBoxLayout, QWidget
+
+from app.panels.canvas import CanvasPanel
+from app.panels.components import ComponentsPanel
+from app.panels.gallery import HistoryPanel
+from app.panels.header import Header
+from app.panels.options import OptionsPanel
+from app.panels.prompt import PromptPanel
+from app.panels.queue import QueuePanel
+from app.startup import WINDOW_SIZE
+from app.widgets.controls import scroll_area
+from app.widgets.notice import NoticeBar
+
+# Narrower than this (in widths of ordinary text) there is no room for a third column, lower none for large thumbnails.
+_NARROW, _LOW = 76, 44
+_SMALLEST = QSize(560, 380)
+_MARGIN = 16
+
+
+class StudioWindow(QMainWindow):
+    """Panels and their places. It decides nothing: `app.studio` does."""
+
+    closing = Signal()
+    file_dropped = Signal(Path)
+    generate_wanted = Signal()
+    cancel_wanted = Signal()
+    open_wanted = Signal()
+    copy_wanted = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWindowTitle("Residency")
+        self.setAcceptDrops(True)
+        self.header = Header()
+        self.prompt = PromptPanel()
+        self.canvas = CanvasPanel()
+        self.notice = NoticeBar()
+        self.options = OptionsPanel()
+        self.queue = QueuePanel()
+        self.components = ComponentsPanel()
+        self.history = HistoryPanel()
+        self._narrow: bool | None = None
+        self._lay_out()
+        self._bind_keys()
+        self.setMinimumSize(_SMALLEST)
+        self.resize(*WINDOW_SIZE)
+
+    def showEvent(self, event: QEvent) -> None:
+        """Typing works from the first moment."""
+        super().showEvent(event)  # type: ignore[arg-type]
+        self.prompt.edit.setFocus()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Narrow windows have two columns, low ones small thumbnails."""
+        super().resizeEvent(event)
+        self._arrange()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """Gone from the screen at once; what has to end ends after."""
+        self.closing.emit()
+        super().closeEvent(event)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Files may be dropped anywhere."""
+        if _dropped_file(event.mimeData()) is not None:
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """A dropped picture gives its settings back."""
+        file = _dropped_file(event.mimeData())
+        if file is not None:
+            event.acceptProposedAction()
+            self.file_dropped.emit(file)
+
+    def geometry_text(self) -> str:
+        """Size and place, for the session."""
+        return bytes(self.saveGeometry().toBase64().data()).decode("ascii")
+
+    def restore_geometry_text(self, text: str) -> None:
+        """Take size and place of the last session; anything else is passed over."""
+        if text:
+            self.restoreGeometry(QByteArray.fromBase64(text.encode("ascii", "ignore")))
+
+    # -- how it is made ----------------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        self._side = QWidget()
+        self._side.setObjectName("side")
+        self._side_layout = QVBoxLayout(self._side)
+        self._side_layout.setContentsMargins(0, 0, 0, 0)
+        self._side_layout.setSpacing(12)
+        for part in (self.options, self.queue, self.components):
+            part.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+            self._side_layout.addWidget(part)
+        self._side_layout.addStretch(1)
+        middle = QVBoxLayout()
+        middle.setSpacing(12)
+        middle.addWidget(self.notice)
+        middle.addWidget(self.canvas, 1)
+        self._body = QHBoxLayout()
+        self._body.setSpacing(12)
+        self._body.addWidget(self.prompt)
+        self._body.addLayout(middle, 1)
+        self._side_area = scroll_area()
+        self._body.addWidget(self._side_area)
+        root = QWidget()
+        root.setObjectName("root")
+        layout = QVBoxLayout(root)
+        layout.setContentsMargins(12, 8, 12, 12)
+        layout.setSpacing(8)
+        layout.addWidget(self.header)
+        layout.addLayout(self._body, 1)
+        layout.addSpacing(4)
+        layout.addWidget(self.history)
+        self.setCentralWidget(root)
+
+    def _arrange(self) -> None:
+        letter = max(7, self.fontMetrics().averageCharWidth())
+        line = self.fontMetrics().height()
+        narrow = self.width() < _NARROW * 2 * letter
+        low = self.height() < _LOW * line
+        self.prompt.setFixedWidth(max(288, min(46 * letter, round(self.width() * 0.26))))
+        self.prompt.set_compact(low)
+        self.history.set_compact(low)
+        if narrow == self._narrow:
+            return
+        self._narrow = narrow
+        self._side_area.setVisible(not narrow)
+        if narrow:
+            self._side_area.takeWidget()
+            self.prompt.take_in(self._side)
+            self._side.show()
+        else:
+            self._side_area.setWidget(self._side)
+            self._side_area.setFixedWidth(36 * letter)
+        for part in (self.options, self.queue, self.components):
+            layout = part.layout()
+            assert layout is not None
+            margins = layout.contentsMargins()
+            # inside the first column its own margin is enough
+            margins.setLeft(0 if narrow else _MARGIN)
+            margins.setRight(0 if narrow else _MARGIN)
+            layout.setContentsMargins(margins)
+        self._order_tabs()
+
+    def _bind_keys(self) -> None:
+        options, prompt = self.options, self.prompt
+        for keys, action in (
+            ("Ctrl+Return", self.generate_wanted.emit),
+            ("Ctrl+Enter", self.generate_wanted.emit),
+            ("Ctrl+Alt+Return", self.cancel_wanted.emit),
+            ("Ctrl+Alt+Enter", self.cancel_wanted.emit),
+            ("Esc", self.cancel_wanted.emit),
+            ("Ctrl+L", options.toggle_lock),
+            ("Ctrl+R", options.roll),
+            ("Ctrl+D", prompt.live.toggle),
+            ("Ctrl+E", prompt.edit.setFocus),
+            ("Ctrl+H", self.history.view.setFocus),
+            ("Ctrl+O", self.open_wanted.emit),
+            ("Ctrl+Shift+C", self.copy_wanted.emit),
+            ("F1", lambda: self.header.help.showMenu()),
+        ):
+            QShortcut(QKeySequence(keys), self).activated.connect(action)
+
+    def _order_tabs(self) -> None:
+        options = self.options
+        chain = [
+            self.prompt.edit, self.prompt.live, self.prompt.button, self.prompt.stop, options.model,
+            options.width_field, options.height_field, options.shapes, options.seed, options.lock, options.dice,
+            options.steps, options.more, options.guidance, options.negative, self.history.view,
+            self.header.themes, self.header.help,
+        ]  # fmt: skip
+        for first, second in pairwise(chain):
+            QWidget.setTabOrder(first, second)
+
+
+def _dropped_file(data: QMimeData) -> Path | None:
+    return next((Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()), None)
