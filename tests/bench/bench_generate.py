@@ -20,7 +20,7 @@ from pathlib import Path
 from core.engine.libraries import prepare
 from core.messages import Finished, Request, Result
 from core.resources import resource
-from tests.bench.report import write
+from tests.bench.report import load_average, write
 
 
 def main() -> None:
@@ -30,7 +30,8 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as home:
         os.environ["RESIDENCY_HOME"] = home
-        write("generate", _measure(rounds, Path(home)))
+        load = load_average()
+        write("generate", _measure(rounds, Path(home)), load)
 
 
 def _measure(rounds: int, home: Path) -> dict[str, object]:
@@ -86,7 +87,6 @@ def _measure(rounds: int, home: Path) -> dict[str, object]:
         ),
         "draft_ratio": statistics.median(a / b for a, b in zip(seconds["draft"], seconds["stock_draft"], strict=True)),
         "seconds": {name: [round(value, 4) for value in values] for name, values in seconds.items()},
-        "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
 

@@ -10,17 +10,14 @@ text is new to the engine. Writes tests/bench/results/live.json.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import random
 import statistics
 import tempfile
 import time
-from importlib.metadata import version
-from pathlib import Path
 
-RESULT = Path(__file__).parent / "results" / "live.json"
+from tests.bench.report import load_average, write
+
 KEY_MS = 60
 PLACES = ("by the sea", "in the forest", "in the desert", "on the hills", "in the city", "in the meadow")
 OBJECTS = ("house", "boat", "castle", "tent", "windmill", "rocket")
@@ -42,6 +39,7 @@ def main() -> None:
     parser.add_argument("--platform", default="offscreen", help="Qt's platform plugin: offscreen, xcb, wayland, ...")
     arguments = parser.parse_args()
     os.environ["QT_QPA_PLATFORM"] = arguments.platform
+    load = load_average()
     with tempfile.TemporaryDirectory() as home:
         os.environ["RESIDENCY_HOME"] = home
         latencies, engine = _measure(texts(arguments.texts))
@@ -53,24 +51,8 @@ def main() -> None:
         "engine_median_seconds": statistics.median(engine),
         "latencies": [round(value, 4) for value in latencies],
         "platform": arguments.platform,
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "pyside": version("PySide6-Essentials"),
-        "torch": version("torch"),
-        "machine": _machine(),
-        "date": time.strftime("%Y-%m-%d"),
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({key: value for key, value in result.items() if key.endswith("seconds")}))
-
-
-def _machine() -> object:
-    import msgspec
-
-    from core.hardware.machine import detect
-
-    return msgspec.to_builtins(detect())
+    write("live", result, load)
 
 
 def _measure(prompts: list[str]) -> tuple[list[float], list[float]]:

@@ -11,20 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
+from tests.bench.report import load_average, write
 
-from core.hardware.machine import detect
-
-RESULT = Path(__file__).parent / "results" / "start.json"
 ROOT = Path(__file__).parents[2]
 
 
@@ -46,25 +40,16 @@ def main() -> None:
         environment = {**os.environ, "RESIDENCY_HOME": home, "QT_QPA_PLATFORM": arguments.platform}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
         measure(environment)  # the first start writes bytecode and fills the page cache
-        load = os.getloadavg()[0]
+        load = load_average()
         runs = [measure(environment) for _ in range(arguments.runs)]
+    kinds = ("first_frame_seconds", "bare_window_seconds", "first_frame_cpu_seconds", "bare_window_cpu_seconds")
     result = {
-        "first_frame_seconds": statistics.median(run["first_frame_seconds"] for run in runs),
-        "bare_window_seconds": statistics.median(run["bare_window_seconds"] for run in runs),
-        "first_frame_cpu_seconds": statistics.median(run["first_frame_cpu_seconds"] for run in runs),
-        "bare_window_cpu_seconds": statistics.median(run["bare_window_cpu_seconds"] for run in runs),
+        **{kind: statistics.median(run[kind] for run in runs) for kind in kinds},
         "slowest_first_frame_seconds": max(run["first_frame_seconds"] for run in runs),
         "runs": runs,
         "platform": arguments.platform,
-        "load_average_before": load,
-        "python": platform.python_version(),
-        "pyside": version("PySide6-Essentials"),
-        "machine": msgspec.to_builtins(detect()),
-        "date": time.strftime("%Y-%m-%d"),
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({key: value for key, value in result.items() if key.endswith("seconds")}))
+    write("start", result, load)
 
 
 if __name__ == "__main__":
