@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from torch import nn
 from core.generation import outputs
 from core.generation.conditioning import ConditioningCache
 from core.generation.interrupt import Interrupt, Interrupted
-from core.generation.pipeline import Pipeline, build
-from core.generation.preview import Previewer
 from core.generation.run import Run
 from core.hardware.accelerator import TorchAccelerator, choose
 from core.library import metadata
@@ -45,17 +42,12 @@ from core.messages import (
 from core.models import catalogue
 from core.models.check import resolve
 from core.models.info import ModelInfo
-from core.planning.plan import PhasePlan, Plan, solve
-from core.precision.dtypes import component_dtype, format_name
-from core.residency.ledger import Ledger
-from core.residency.warm import WarmCache
-from core.scheduler.pace import Key, Pace
+from core.scheduler.loaded import LoadedModels
+from core.scheduler.pace import Key, Pace, Stopwatch
 from core.scheduler.waiting import Waiting
 
 # Previews are painted at most this often: more cannot be seen, and painting takes time from the steps.
 PREVIEW_INTERVAL_SECONDS = 0.05
-# Models whose tokenizers and skeletons (and, memory allowing, weights) are kept at hand.
-KEPT_PIPELINES = 4
 
 
 class Scheduler:
@@ -71,12 +63,10 @@ class Scheduler:
         self._running = ""
         self._warming = False
         self._stopping = False
-        self._pipelines: dict[Path, tuple[Pipeline, Previewer]] = {}
         self._pace = Pace()
         self._encodings = ConditioningCache()
         self._accelerator: TorchAccelerator
-        self._ledger: Ledger
-        self._warm: WarmCache
+        self._models: LoadedModels
 
     @property
     def running(self) -> str:
@@ -112,8 +102,7 @@ class Scheduler:
         """Run what waits until `stop`. Raises UserError when the accelerator asked for cannot be used."""
         self._accelerator = choose(self._accelerator_name)
         torch.backends.cudnn.benchmark = False  # it would choose kernels by timing, and pixels with them
-        self._ledger = Ledger(self._emit)
-        self._warm = WarmCache(self._accelerator, self._ledger)
+        self._models = LoadedModels(self._accelerator, self._emit)
         total, free = self._accelerator.memory()
         self._emit(Ready(self._accelerator.kind, self._accelerator.name, str(torch.__version__), total, free))
         while (item := self._waiting.next()) is not None:
@@ -160,19 +149,21 @@ class Scheduler:
             if not _is_out_of_memory(error):
                 raise
         reason = "memory ran out, so everything else left the device and the picture was begun again"
-        self._warm.evict_all(request.id, reason)
+        self._models.evict_all(request.id, reason)
         return self._make(request, reason)
 
     def _warm_up(self, item: WarmUp) -> None:
         begin, problem = time.monotonic(), ""
         try:
             info = catalogue.find(item.model)
-            pipeline, previewer = self._pipeline(info)
-            plan = self._plan(pipeline)
+            model = self._models.get(info, "warm-up")
+            plan = self._models.plan(model)
             # one step of a real run: the first use of a network imports code and chooses kernels, which takes seconds
-            run = Run(resolve(Request(prompt="warm up", steps=1), info), pipeline, previewer, self._interrupt)
+            run = Run(
+                resolve(Request(prompt="warm up", steps=1), info), model.pipeline, model.previewer, self._interrupt
+            )
             for phase in plan.phases:
-                with self._hold(pipeline, plan, phase, "warm-up"):
+                with self._models.hold(model, plan, phase, "warm-up", self._prepare):
                     match phase.phase:
                         case Phase.ENCODE:
                             run.encode(None)
@@ -199,12 +190,10 @@ class Scheduler:
         self._emit(Progress(request.id, Phase.LOAD))
         if request.out:
             metadata.check_writable(Path(request.out))
-        self._ledger.start_run()
-        self._accelerator.reset_peak()
-        self._warm.link_bytes = 0
-        pipeline, previewer = self._pipeline(info)
-        plan = self._plan(pipeline)
-        run = Run(request, pipeline, previewer, self._interrupt)
+        self._models.start_run()
+        model = self._models.get(info, request.id)
+        plan = self._models.plan(model)
+        run = Run(request, model.pipeline, model.previewer, self._interrupt)
         run.reasons.extend((*reasons, *plan.reasons))
         key = self._key(info, request)
         predicted = Prediction(self._pace.left(key, Phase.ENCODE, request.steps or 0), plan.peak_bytes)
@@ -216,7 +205,7 @@ class Scheduler:
                 run.reasons.append("the prompt's encoding was on disk: no text encoder was needed")
                 continue
             asked_for = time.monotonic()
-            with self._hold(pipeline, plan, phase, request.id):
+            with self._models.hold(model, plan, phase, request.id, self._prepare):
                 held = time.monotonic()
                 image = self._run_phase(phase.phase, run, key)
                 self._accelerator.synchronize()
@@ -225,28 +214,34 @@ class Scheduler:
             if phase.phase is not Phase.DENOISE:
                 self._pace.note(key, phase.phase, seconds[phase.phase])
         assert image is not None  # the last phase is always DECODE
-        used = {
-            name: self._ledger.use((info.identity, name), self._format(pipeline, name)) for name in pipeline.skeletons
-        }
         facts = outputs.Facts(
             accelerator=self._accelerator,
             budget_bytes=plan.budget_bytes,
-            peak_device_bytes=max(self._accelerator.peak_bytes(), self._ledger.peak_bytes),
-            link_bytes=self._warm.link_bytes,
+            peak_device_bytes=self._models.peak_bytes,
+            link_bytes=self._models.link_bytes,
             seconds={
                 "load": loading,
                 **{str(phase): value for phase, value in seconds.items()},
                 "total": time.monotonic() - begin,
             },
             guidance=run.guidance,
-            scheduler=type(pipeline.modular.scheduler).__name__,
+            scheduler=type(model.pipeline.modular.scheduler).__name__,
             predicted=predicted,
-            components=used,
+            components=self._models.use(model),
             reasons=run.reasons,
         )
         if request.out:
             self._emit(Progress(request.id, Phase.SAVE))
         return outputs.finish(request, info, image, facts)
+
+    def _prepare(self, name: str, owner: str, load: Callable[[], nn.Module]) -> nn.Module:
+        """Read a component's weights: told to the person who waits for it, and open to interruption."""
+        self._interrupt.check()
+        if owner == self._running:
+            self._emit(Progress(owner, Phase.LOAD, note=name))
+        module = load()
+        self._interrupt.watch(module)
+        return module
 
     def _run_phase(self, phase: Phase, run: Run, key: Key) -> Image.Image | None:
         request = run.request
@@ -256,7 +251,7 @@ class Scheduler:
             case Phase.ENCODE:
                 run.encode(self._encodings)
             case Phase.DENOISE:
-                run.denoise(partial(self._on_step, request.id, steps, key, _Stopwatch()))
+                run.denoise(partial(self._on_step, request.id, steps, key, Stopwatch()))
             case _:
                 return run.decode()
         return None
@@ -266,7 +261,7 @@ class Scheduler:
         request_id: str,
         steps: int,
         key: Key,
-        watch: _Stopwatch,
+        watch: Stopwatch,
         step: int,
         paint: Callable[[], tuple[int, int, bytes]],
     ) -> None:
@@ -276,89 +271,9 @@ class Scheduler:
             self._emit(Preview(request_id, step, steps, *paint()))
             watch.painted()
 
-    # -- models -----------------------------------------------------------------------------------------------------
-
-    def _pipeline(self, info: ModelInfo) -> tuple[Pipeline, Previewer]:
-        known = self._pipelines.pop(info.path, None)
-        if known is not None and known[0].info.identity != info.identity:
-            self._warm.drop_model(known[0].info.identity, self._running, "its files changed")
-            known = None
-        self._pipelines[info.path] = known or (build(info, self._accelerator), Previewer(info))
-        if len(self._pipelines) > KEPT_PIPELINES:
-            oldest, _ = self._pipelines.pop(next(iter(self._pipelines)))
-            self._warm.drop_model(oldest.info.identity, self._running, "other models were used since")
-        return self._pipelines[info.path]
-
-    def _plan(self, pipeline: Pipeline) -> Plan:
-        phases = [(group.phase, group.networks) for group in pipeline.phases]
-        return solve(phases, self._sizes(pipeline), self._accelerator.budget_bytes(self._ledger.resident_bytes))
-
-    def _sizes(self, pipeline: Pipeline) -> dict[str, int]:
-        """Bytes of each network as it will be held: parameters in their compute dtype, buffers as they are."""
-        return {
-            name: sum(parameter.numel() for parameter in skeleton.parameters()) * self._dtype(pipeline, name).itemsize
-            + sum(buffer.nbytes for buffer in skeleton.buffers())
-            for name, skeleton in pipeline.skeletons.items()
-        }
-
-    def _dtype(self, pipeline: Pipeline, name: str) -> torch.dtype:
-        return component_dtype(self._accelerator.compute_dtype, getattr(pipeline.skeletons[name], "config", None))
-
-    def _format(self, pipeline: Pipeline, name: str) -> str:
-        return format_name(self._dtype(pipeline, name))
-
-    @contextmanager
-    def _hold(self, pipeline: Pipeline, plan: Plan, phase: PhasePlan, owner: str) -> Iterator[None]:
-        def load(name: str) -> nn.Module:
-            self._interrupt.check()
-            if owner == self._running:
-                self._emit(Progress(owner, Phase.LOAD, note=name))
-            module = pipeline.load(name)
-            self._interrupt.watch(module)
-            return module
-
-        info = pipeline.info
-        with self._warm.hold(
-            info.identity,
-            info.name,
-            phase.components,
-            load,
-            sizes=self._sizes(pipeline),
-            owner=owner,
-            keep_warm=plan.keep_warm,
-            budget_bytes=plan.budget_bytes,
-        ) as modules:
-            pipeline.attach(modules)
-            try:
-                yield
-            finally:
-                pipeline.detach(phase.components)
-
     @staticmethod
     def _key(info: ModelInfo, request: Request) -> Key:
         return (info.identity, request.width or 0, request.height or 0)
-
-
-class _Stopwatch:
-    """Times the steps of one denoise phase and the gaps between its previews."""
-
-    def __init__(self) -> None:
-        self._lap = time.monotonic()
-        self._preview = 0.0
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = time.monotonic()
-        seconds, self._lap = now - self._lap, now
-        return seconds
-
-    def since_preview(self) -> float:
-        """Seconds since a preview was painted."""
-        return time.monotonic() - self._preview
-
-    def painted(self) -> None:
-        """Note that one was painted; the time that it took is not the next step's."""
-        self._preview = self._lap = time.monotonic()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

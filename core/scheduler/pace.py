@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from core.messages import Phase
 
 # Weight of the newest measurement in the running mean.
@@ -36,3 +38,25 @@ class Pace:
                 return decode
             case _:
                 return None
+
+
+class Stopwatch:
+    """Times the steps of one denoise phase and the gaps between its previews."""
+
+    def __init__(self) -> None:
+        self._lap = time.monotonic()
+        self._preview = 0.0
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.monotonic()
+        seconds, self._lap = now - self._lap, now
+        return seconds
+
+    def since_preview(self) -> float:
+        """Seconds since a preview was painted."""
+        return time.monotonic() - self._preview
+
+    def painted(self) -> None:
+        """Note that one was painted; the time that it took is not the next step's."""
+        self._preview = self._lap = time.monotonic()

@@ -34,11 +34,14 @@ GUIDANCE = {"flux": 3.5, "sdxl": 5.0, "sd3": 5.0, "z_image": 5.0, "qwen_image": 
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Client]:
-    engine = InProcessEngine(accelerator="cpu")
-    engine.start()
-    yield engine
-    engine.close()
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with pytest.MonkeyPatch.context() as patch:
+        # its own folders, so that no encoding is known from elsewhere and every phase runs
+        patch.setenv("RESIDENCY_HOME", str(tmp_path_factory.mktemp("home")))
+        engine = InProcessEngine(accelerator="cpu")
+        engine.start()
+        yield engine
+        engine.close()
 
 
 # These pipelines run the guided and the unguided pass as one batch of two, which the modular blocks run one by one:
