@@ -50,7 +50,7 @@ def split_parameters(starter: Starter) -> tuple[list[nn.Parameter], list[nn.Para
 def rate(done: int, samples: int, peak: float) -> float:
     """Learning rate after `done` of `samples` samples: a short rise, then a straight fall to a twentieth."""
     t = min(1.0, done / samples)
-    return peak * min(1.0, (done + BATCH) / 10_000) * (1.0 - 0.95 * t)
+    return peak * min(1.0, (done + BATCH) / min(10_000, samples / 20)) * (1.0 - 0.95 * t)
 
 
 def noise_levels(count: int, generator: torch.Generator) -> torch.Tensor:
