@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from core import folders
-from core.messages import Request, Result
+from core.messages import Request
 
 SIZE_STEP = 16
 LARGEST_SIZE = 4096
@@ -63,20 +63,6 @@ class Session(msgspec.Struct, kw_only=True, omit_defaults=True):
     more_open: bool = False
 
 
-def request_of(result: Result) -> Request:
-    """The request that would make a result again."""
-    return Request(
-        prompt=result.prompt,
-        negative_prompt=result.negative_prompt,
-        model=result.model,
-        seed=result.seed,
-        steps=result.steps,
-        guidance=result.guidance,
-        width=result.width,
-        height=result.height,
-    )
-
-
 def snapped(size: int) -> int:
     """The nearest size that models accept: a multiple of 16, at least 16; 0 stays 0 (the model's own)."""
     if size <= 0:
@@ -100,11 +86,6 @@ def load_session() -> Session:
         return msgspec.json.decode(session_file().read_bytes(), type=Session)
     except (OSError, msgspec.MsgspecError, UnicodeError):
         return Session()
-
-
-def save_session(session: Session) -> bool:
-    """Keep the session. False when the disk does not let us."""
-    return write_session(msgspec.json.encode(session))
 
 
 def write_session(encoded: bytes) -> bool:

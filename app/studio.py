@@ -15,7 +15,7 @@ from app.models import STARTER, Models
 from app.panels.canvas import to_image
 from app.pictures import PictureActions
 from app.present import present
-from app.settings import Session, request_of, write_session
+from app.settings import Session, write_session
 from app.shown import Kind, Picture, Topic
 from app.state import StudioState
 from app.theme.theme import theme
@@ -136,7 +136,7 @@ class Studio(QObject):
     def _choose(self, result: Result) -> None:
         """Look at an older picture and take its settings."""
         self._refresh(self.state.show(result))
-        self._take(request_of(result), result)
+        self._take(result.request(), result)
 
     def _take_from_file(self, request: Request, result: Result | None) -> None:
         """A picture file was read: show it where it is one of ours, and take its settings."""

@@ -215,6 +215,19 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     created: str = ""
 
+    def request(self) -> Request:
+        """The request that would make it again."""
+        return Request(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            model=self.model,
+            seed=self.seed,
+            steps=self.steps,
+            guidance=self.guidance,
+            width=self.width,
+            height=self.height,
+        )
+
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
     """A request is done. `pixels` (RGB, 8 bit, row by row) is filled for drafts only; else `result.file` is there."""

@@ -111,16 +111,7 @@ def read_request(path: Path) -> Request | None:
     """The request that would make this picture again, from our JSON or else from the A1111 text; None if neither."""
     result = read_result(path)
     if result is not None:
-        return Request(
-            prompt=result.prompt,
-            negative_prompt=result.negative_prompt,
-            model=result.model,
-            seed=result.seed,
-            steps=result.steps,
-            guidance=result.guidance,
-            width=result.width,
-            height=result.height,
-        )
+        return result.request()
     text = _texts(path).get(TEXT_KEY)
     return parse_parameters(text) if text else None
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import formatting
-from app.settings import Session, Settings, load_session, save_session, session_file, snapped
+from app.settings import Session, Settings, load_session, session_file, snapped, write_session
 from app.vocabulary import Vocabulary
 from app.words import changed_words, label
 from core.messages import Phase, Request
@@ -113,7 +113,7 @@ def test_sizes_are_always_multiples_of_16(size: int) -> None:
 def test_a_session_comes_back_and_a_broken_one_does_no_harm() -> None:
     assert load_session() == Session()
     session = Session(settings=Settings(prompt="ein rotes Haus ☂", seed=3, steps=9), theme="light", more_open=True)
-    assert save_session(session)
+    assert write_session(msgspec.json.encode(session))
     assert load_session() == session
     session_file().write_text("{broken")
     assert load_session() == Session()
@@ -121,4 +121,4 @@ def test_a_session_comes_back_and_a_broken_one_does_no_harm() -> None:
 
 def test_a_session_that_cannot_be_kept_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESIDENCY_HOME", "/proc/nowhere")
-    assert not save_session(Session())
+    assert not write_session(b"{}")
