@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 from PySide6.QtCore import QObject, Qt, QThread, Signal
 
+from app.shelf import PAGE, Page
 from core import folders
 from core.messages import EngineStopped, Event, Finished, Preview, Progress, Request, Result, UserError
 
@@ -28,7 +29,6 @@ _log = logging.getLogger(__name__)
 # The client itself gives the engine 5 s to leave before it kills it; the threads end well within this.
 CLOSE_SECONDS = 15.0
 _POLL_SECONDS = 0.25
-HISTORY_LENGTH = 200
 
 
 class EngineFace(Protocol):
@@ -58,7 +58,7 @@ class EngineBridge(QObject):
 
     events = Signal(list)  # list[Event], in order
     jobs = Signal(list)  # list[Job]: the durable queue as it was at the start
-    history = Signal(list)  # list[Result], newest first
+    page = Signal(object)  # Page: the newest results at the start, then what was asked for
     trouble = Signal(str)  # one sentence: something outside the engine went wrong
 
     _wake = Signal()
@@ -95,6 +95,10 @@ class EngineBridge(QObject):
     def remove_job(self, request_id: str) -> None:
         """Take a failed or set-aside job out of the durable queue."""
         self._commands.put(lambda desk: desk.client.jobs.remove(request_id))
+
+    def load_page(self, query: str, offset: int) -> None:
+        """Ask for results that a query finds, all of them where it is empty, from `offset` on."""
+        self._commands.put(lambda desk: self.page.emit(desk.page(query, offset)))
 
     def forget_result(self, result_id: str) -> None:
         """Take a result out of the history; its file stays."""
@@ -155,6 +159,9 @@ class _Desk:
             request = msgspec.structs.replace(request, out=str(self.library.new_file(request)))
         self.client.submit(request)
 
+    def page(self, query: str, offset: int) -> Page:
+        return Page(query, offset, self.library.search(query, PAGE, offset))
+
 
 class _CommandThread(QThread):
     """Makes the client, carries commands to it one after another, and closes it."""
@@ -195,7 +202,7 @@ class _CommandThread(QThread):
 
         library = Library()
         # what was made before is shown before the engine is even started
-        self._bridge.history.emit(library.recent(HISTORY_LENGTH))
+        self._bridge.page.emit(Page("", 0, library.recent(PAGE)))
         client = self._bridge._make_client()
         self._bridge.jobs.emit(client.jobs.jobs())
         return _Desk(client, library)

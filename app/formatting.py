@@ -32,6 +32,11 @@ def seconds(value: float) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def about(value: float) -> str:
+    """A duration that was not measured exactly: `9 s`, `2 min 5 s`."""
+    return f"{max(1, round(value))} s" if value < 59.5 else seconds(value)
+
+
 def size(value: int) -> str:
     """Bytes in powers of ten: `940 kB`, `12.3 MB`, `7.1 GB`."""
     if value < 1000:

@@ -18,7 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # first frame. It is switched on again there. Therefore, too, the window is imported here and not above.
     gc.disable()
     # First what needs no Qt: once Qt's binding is there, it reads the source of every module that is imported.
-    for module in ("app.settings", "app.state", "app.vocabulary", "core.models.info", "core.resources"):
+    for module in (
+        "app.pace",
+        "app.settings",
+        "app.state",
+        "app.vocabulary",
+        "app.words",
+        "core.models.check",
+        "core.resources",
+    ):
         importlib.import_module(module)
     from app.application import run
 

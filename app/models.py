@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from core.models.info import Defaults
+
+if TYPE_CHECKING:
+    from core.models.catalogue import Match
 
 STARTER = "starter"
 
@@ -24,6 +27,9 @@ class Models(Protocol):
 
     def add(self, folder: Path) -> str:
         """Remember a model folder and return its name. Raises ResidencyError when it is none."""
+
+    def match(self, name: str, fingerprint: str) -> Match:
+        """The known model that made a result. Reads files, and is called from a thread."""
 
 
 class InstalledModels:
@@ -55,3 +61,9 @@ class InstalledModels:
         from core.models import catalogue
 
         return catalogue.add(folder).name
+
+    def match(self, name: str, fingerprint: str) -> Match:
+        """As `core.models.catalogue.match`."""
+        from core.models import catalogue
+
+        return catalogue.match(name, fingerprint)

@@ -22,7 +22,7 @@ def present(window: StudioWindow, state: StudioState, topics: set[Topic]) -> Non
         window.history.mark(state.picture.id if full and state.picture else "")
     if topics & {Topic.QUEUE, Topic.PROGRESS}:
         window.queue.show_queue(state)
-        window.prompt.show_busy(state.busy)
+        window.prompt.show_busy(state.queue.busy)
     if topics & {Topic.COMPONENTS, Topic.ENGINE}:
         window.components.show_components(state)
     if Topic.NOTICE in topics:

@@ -12,7 +12,6 @@ from core.messages import Request
 
 SIZE_STEP = 16
 LARGEST_SIZE = 4096
-LARGEST_SEED = 2**32 - 1
 
 
 class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -55,12 +54,18 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Session(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What the window remembers between two starts. `theme` is system, dark or light; `geometry` is Qt's, in base64."""
+    """What the window remembers between two starts.
+
+    `theme` is system, dark or light; `geometry` is Qt's, in base64. `draft_seconds` says how long drafts take, by model
+    and size (see `app.pace`); `drafted_anyway` names the models that are drafted while typing although they are slow.
+    """
 
     settings: Settings = msgspec.field(default_factory=Settings)
     theme: str = "system"
     geometry: str = ""
     more_open: bool = False
+    draft_seconds: dict[str, float] = {}
+    drafted_anyway: list[str] = []
 
 
 def snapped(size: int) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from app import words
+from app import device
+from app.jobs import Jobs
+from app.shelf import Page, Shelves
 from app.shown import Component, Kind, Notice, Picture, Stage, Topic, Work
 from app.times import Times
 from core.library.queue import Job, State
@@ -40,8 +42,8 @@ class StudioState:
     accelerator: str = ""
     picture: Picture | None = None
     work: Work | None = None
-    queue: list[Job] = field(default_factory=list)
-    history: list[Result] = field(default_factory=list)
+    queue: Jobs = field(default_factory=Jobs)
+    shelves: Shelves = field(default_factory=Shelves)
     components: dict[str, Component] = field(default_factory=dict)
     notice: Notice | None = None
     times: Times = field(default_factory=Times)
@@ -53,10 +55,11 @@ class StudioState:
 
     # -- what the person does ----------------------------------------------------------------------------------------
 
-    def submitted(self, request: Request) -> set[Topic]:
-        """A request went to the engine."""
+    def submitted(self, request: Request, draft_seconds: float | None = None) -> set[Topic]:
+        """A request went to the engine; of a draft it may be known how long it will take."""
         if request.draft:
             self.draft_id = request.id
+            self.draft_seconds = draft_seconds if draft_seconds is not None else self.draft_seconds
             self.watching = False
             return set()
         self.queue.append(Job(request, State.WAITING))
@@ -80,18 +83,21 @@ class StudioState:
 
     def forget_result(self, result_id: str) -> set[Topic]:
         """Take a result out of the history; a picture of it on the canvas stays."""
-        self.history = [result for result in self.history if result.id != result_id]
+        self.shelves.remove(result_id)
         return {Topic.HISTORY}
+
+    def search(self, query: str) -> set[Topic]:
+        """Search the history; what is shown stays until the first page of what is found comes."""
+        return {Topic.HISTORY} if self.shelves.search(query) else set()
 
     def forget_job(self, request_id: str) -> set[Topic]:
         """Take a job out of the queue."""
-        self.queue = [job for job in self.queue if job.request.id != request_id]
+        self.queue.drop(request_id)
         return {Topic.QUEUE}
 
     def retried(self, request_id: str) -> set[Topic]:
         """A failed job is tried again, after all that waits."""
-        again = [Job(job.request, State.WAITING) for job in self.queue if job.request.id == request_id]
-        self.queue = [job for job in self.queue if job.request.id != request_id] + again
+        self.queue.again(request_id)
         self.watching = True
         self.notice = None
         return {Topic.QUEUE, Topic.NOTICE}
@@ -122,16 +128,16 @@ class StudioState:
 
     def jobs_loaded(self, jobs: list[Job]) -> set[Topic]:
         """The durable queue, as it was when the studio started."""
-        known = {job.request.id for job in jobs}
-        self.queue = jobs + [job for job in self.queue if job.request.id not in known]
+        self.queue.put_before(jobs)
         return {Topic.QUEUE}
 
-    def history_loaded(self, results: list[Result]) -> set[Topic]:
-        """Results of earlier sessions, newest first."""
-        known = {result.id for result in self.history}
-        self.history += [result for result in results if result.id not in known]
-        for result in reversed(results):
-            self.times.record(result)
+    def page_loaded(self, page: Page) -> set[Topic]:
+        """A page of the library, or of what a search found in it."""
+        if not self.shelves.add(page):
+            return set()
+        if not page.query and page.offset == 0:  # the newest tell best how long the next will take
+            for result in reversed(page.results):
+                self.times.record(result)
         return {Topic.HISTORY, Topic.TIMES}
 
     # -- what the engine says ----------------------------------------------------------------------------------------
@@ -140,7 +146,7 @@ class StudioState:
         """Take in one event of the engine."""
         match event:
             case EngineStarting():
-                self._empty_device()
+                self.components = device.emptied(self.components)
                 restarted = self.stage in (Stage.RESTARTING, Stage.STOPPED)
                 self.stage = Stage.RESTARTING if restarted else Stage.STARTING
                 return {Topic.ENGINE, Topic.COMPONENTS}
@@ -165,13 +171,16 @@ class StudioState:
             case Preview():
                 return self._preview(event)
             case LedgerRecord():
-                return self._ledger(event)
+                if not event.component:
+                    return set()
+                device.record(self.components, event)
+                return {Topic.COMPONENTS}
             case Finished():
                 return self._finished(event)
             case Failed():
                 return self._failed(event)
             case SetAside():
-                self._set_job(event.id, State.SET_ASIDE, event.reason)
+                self.queue.set_state(event.id, State.SET_ASIDE, event.reason)
                 self.work = None
                 self.notice = Notice(event.reason, action=("Try again", f"retry:{event.id}"))
                 return self._drop_preview(event.id) | {Topic.QUEUE, Topic.NOTICE, Topic.PROGRESS}
@@ -184,32 +193,21 @@ class StudioState:
         """The engine was asked to load a model; it is not ready before it has."""
         self._warming = True
 
-    def label(self, index: int) -> str:
-        """The label of a history entry: what changed against the picture made before it."""
-        before = self.history[index + 1] if index + 1 < len(self.history) else None
-        return words.label(self.history[index], before)
-
     @property
-    def running(self) -> Job | None:
-        """The full picture being made."""
-        return next((job for job in self.queue if job.state is State.RUNNING), None)
-
-    @property
-    def busy(self) -> bool:
-        """Whether any full picture is being made or waits to be."""
-        return any(job.state in (State.RUNNING, State.WAITING) for job in self.queue)
+    def history(self) -> list[Result]:
+        """All results that were loaded, newest first."""
+        return self.shelves.library.results
 
     # -- one event each ----------------------------------------------------------------------------------------------
 
     def _stopped(self, event: EngineStopped) -> set[Topic]:
-        self._empty_device()
+        self.components = device.emptied(self.components)
         self.work = None
         self.stage = Stage.RESTARTING if event.will_restart else Stage.STOPPED
         if event.expected:
             return {Topic.ENGINE, Topic.COMPONENTS}
-        for job in self.queue:
-            if job.state is State.RUNNING:
-                self._set_job(job.request.id, State.WAITING)
+        if (job := self.queue.running) is not None:
+            self.queue.set_state(job.request.id, State.WAITING)
         if not event.will_restart:
             reason = _without_full_stop(event.reason)
             sentence = f"{reason[:1].upper()}{reason[1:]}."
@@ -224,44 +222,34 @@ class StudioState:
         self.stage = Stage.READY
         if event.request.draft:
             return {Topic.ENGINE}
-        self._set_job(event.id, State.RUNNING)
+        self.queue.set_state(event.id, State.RUNNING)
         self.work = Work(event.id)
         return {Topic.ENGINE, Topic.QUEUE, Topic.PROGRESS}
 
     def _progress(self, event: Progress) -> set[Topic]:
-        if not self._in_queue(event.id):
+        if self.queue.find(event.id) is None and not self._is_slow_draft(event.id):
             return set()
         self.work = Work(event.id, event.phase, event.step, event.steps, event.seconds_left, event.note)
         return {Topic.PROGRESS}
 
     def _preview(self, event: Preview) -> set[Topic]:
-        if self._in_queue(event.id):
+        if self.queue.find(event.id) is not None:
             wanted = self.watching
         else:
-            slow = self.draft_seconds is not None and self.draft_seconds > QUICK_DRAFT_SECONDS
-            wanted = slow and event.id == self.draft_id and not self.watching
+            wanted = self._is_slow_draft(event.id) and not self.watching
         if not wanted:
             return set()
         self.picture = Picture(event.id, Kind.PREVIEW, event.width, event.height, event.pixels)
         return {Topic.CANVAS}
 
-    def _ledger(self, event: LedgerRecord) -> set[Topic]:
-        if not event.component:
-            return set()
-        old = self.components.get(event.component, Component(event.component, event.format, 0))
-        resident = max(0, old.resident + event.change)
-        self.components[event.component] = Component(
-            event.component, event.format or old.format, max(old.bytes, resident), resident
-        )
-        return {Topic.COMPONENTS}
-
     def _finished(self, event: Finished) -> set[Topic]:
         result = event.result
         self.times.record(result)
         changed = {Topic.TIMES, Topic.COMPONENTS}
-        for name, use in result.components.items():
-            resident = self.components[name].resident if name in self.components else 0
-            self.components[name] = Component(name, use.format, use.bytes, resident)
+        device.learn(self.components, result)
+        if self.work is not None and self.work.id == event.id:
+            self.work = None
+            changed.add(Topic.PROGRESS)
         if result.draft:
             if event.id == self.draft_id:
                 self.draft_seconds = result.seconds.get("total", self.draft_seconds)
@@ -270,34 +258,40 @@ class StudioState:
                 changed.add(Topic.CANVAS)
             return changed
         self.forget_job(event.id)
-        self.history = [result] + [other for other in self.history if other.id != result.id]
-        if self.work is not None and self.work.id == event.id:
-            self.work = None
+        self.shelves.library.put_first(result)
         if self.watching:
             self.picture = _full(result)
             changed.add(Topic.CANVAS)
-        return changed | {Topic.QUEUE, Topic.HISTORY, Topic.PROGRESS}
+        return changed | {Topic.QUEUE, Topic.HISTORY}
 
     def _failed(self, event: Failed) -> set[Topic]:
-        if self._in_queue(event.id):
-            self._set_job(event.id, State.FAILED, event.sentence)
+        if self.queue.find(event.id) is not None:
+            self.queue.set_state(event.id, State.FAILED, event.sentence)
             self.work = None
             # a request that cannot be done as it stands would only fail again
             again = event.kind is ErrorKind.INTERNAL
             self.notice = Notice(event.sentence, action=("Try again", f"retry:{event.id}") if again else None)
             return self._drop_preview(event.id) | {Topic.QUEUE, Topic.PROGRESS, Topic.NOTICE}
         # without an id it is about no request but about the studio's own files
-        if not event.id or (event.id == self.draft_id and event.kind is not ErrorKind.INTERNAL):
+        if not event.id or event.id == self.draft_id:
             self.notice = Notice(event.sentence)
-            return {Topic.NOTICE}
+            return self._end_draft(event.id) | {Topic.NOTICE}
         return set()
 
     def _cancelled(self, request_id: str) -> set[Topic]:
-        if not self._in_queue(request_id):
-            return set()
+        if self.queue.find(request_id) is None:
+            return self._end_draft(request_id)
         if self.work is not None and self.work.id == request_id:
             self.work = None
         return self._drop_preview(request_id) | self.forget_job(request_id) | {Topic.PROGRESS}
+
+    def _end_draft(self, request_id: str) -> set[Topic]:
+        """A draft ended without a picture. What a newer one will paint over may stay on the canvas until then."""
+        changed = self._drop_preview(request_id) if request_id == self.draft_id else set()
+        if self.work is not None and self.work.id == request_id:
+            self.work = None
+            changed = changed | {Topic.PROGRESS}
+        return changed
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
@@ -308,19 +302,13 @@ class StudioState:
         self.picture = _full(self.history[0]) if self.history else None
         return {Topic.CANVAS}
 
+    def _is_slow_draft(self, request_id: str) -> bool:
+        """Whether it is the newest draft and long enough in the making for its steps to be shown."""
+        slow = self.draft_seconds is not None and self.draft_seconds > QUICK_DRAFT_SECONDS
+        return slow and request_id == self.draft_id
+
     def _shows_watched(self) -> bool:
         return self.watching and self.picture is not None and self.picture.kind is not Kind.DRAFT
-
-    def _in_queue(self, request_id: str) -> bool:
-        return any(job.request.id == request_id for job in self.queue)
-
-    def _set_job(self, request_id: str, state: State, reason: str = "") -> None:
-        self.queue = [
-            Job(job.request, state, job.deaths, reason) if job.request.id == request_id else job for job in self.queue
-        ]
-
-    def _empty_device(self) -> None:
-        self.components = {name: Component(name, c.format, c.bytes, 0) for name, c in self.components.items()}
 
 
 def _full(result: Result) -> Picture:

@@ -141,7 +141,7 @@ class StudioWindow(QMainWindow):
             self._side.show()
         else:
             self._side_area.setWidget(self._side)
-            self._side_area.setFixedWidth(36 * letter)
+            self._side_area.setFixedWidth(40 * letter)
         for part in (self.options, self.queue, self.components):
             layout = part.layout()
             assert layout is not None
@@ -162,9 +162,11 @@ class StudioWindow(QMainWindow):
             ("Esc", self.cancel_wanted.emit),
             ("Ctrl+L", options.toggle_lock),
             ("Ctrl+R", options.roll),
-            ("Ctrl+D", prompt.live.toggle),
+            ("Ctrl+D", prompt.drafts.wanted.emit),
+            ("Ctrl+Shift+D", prompt.drafts.switch.toggle),
             ("Ctrl+E", prompt.edit.setFocus),
             ("Ctrl+H", self.history.view.setFocus),
+            ("Ctrl+F", self.history.search.begin),
             ("Ctrl+O", self.open_wanted.emit),
             ("Ctrl+Shift+C", self.copy_wanted.emit),
             ("F1", lambda: self.header.help.showMenu()),
@@ -174,9 +176,11 @@ class StudioWindow(QMainWindow):
     def _order_tabs(self) -> None:
         options = self.options
         chain = [
-            self.prompt.edit, self.prompt.live, self.prompt.button, self.prompt.stop, options.model,
+            self.prompt.edit, self.prompt.drafts.switch, self.prompt.drafts.button, self.prompt.button,
+            self.prompt.stop, options.model,
             options.width_field, options.height_field, options.shapes, options.seed, options.lock, options.dice,
-            options.steps, options.more, options.guidance, options.negative, self.history.view,
+            options.steps, options.more, options.guidance, options.negative,
+            self.history.search, self.history.view,
             self.header.themes, self.header.help,
         ]  # fmt: skip
         for first, second in pairwise(chain):

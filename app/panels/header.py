@@ -17,11 +17,13 @@ SHORTCUTS = (
     ("Ctrl+Enter", "make the full picture"),
     ("Esc, Ctrl+Alt+Enter", "cancel"),
     ("Alt+Up, Alt+Down", "another word at the cursor"),
-    ("Ctrl+D", "draft while typing"),
+    ("Ctrl+D", "make a draft now"),
+    ("Ctrl+Shift+D", "draft while typing"),
     ("Ctrl+L", "keep the seed"),
     ("Ctrl+R", "another seed"),
     ("Ctrl+E", "go to the prompt"),
     ("Ctrl+H", "go to the history"),
+    ("Ctrl+F", "search the history"),
     ("Ctrl+O", "open a picture's settings"),
     ("Ctrl+Shift+C", "copy the picture"),
 )
@@ -66,6 +68,7 @@ class Header(QWidget):
         self._status = label("", "muted")
         self._again = QPushButton("Start again")
         self._again.setAccessibleName("Start the engine again")
+        self._again.setProperty("role", "bare")  # it lies on the window itself
         self._again.clicked.connect(self.start_again)
         self.themes = IconButton("moon", "Theme", "Light or dark")
         self.themes.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)

@@ -17,7 +17,8 @@ from PySide6.QtWidgets import (
 
 from app.settings import LARGEST_SIZE, Settings, new_seed, snapped
 from app.theme.theme import theme
-from app.widgets.controls import Choice, DecimalField, IconButton, NumberField, SeedField, label, row
+from app.widgets.controls import Choice, DecimalField, IconButton, NumberField, label, row
+from app.widgets.seed import SeedField
 from core.models.info import Defaults
 
 _AUTO = "auto"
@@ -88,6 +89,13 @@ class OptionsPanel(QFrame):
         settings.negative_prompt = self.negative.toPlainText()
         settings.model = self._model
 
+    def commit(self) -> None:
+        """Take over what is typed into a field that was not left yet."""
+        for field in (self.steps, self.width_field, self.height_field, self.guidance):
+            # an untouched one may show the model's own value, which must not become the person's
+            if field.lineEdit().isModified():
+                field.interpretText()
+
     def show_models(self, names: list[str], current: str) -> None:
         """The models that can be chosen."""
         self._filling = True
@@ -146,7 +154,7 @@ class OptionsPanel(QFrame):
         for name, across, down in _SHAPES:
             menu.addAction(name).triggered.connect(lambda _=False, a=across, d=down: self._set_shape(a, d))
         self.shapes.setMenu(menu)
-        for field in (self.seed, self.steps, self.width_field, self.height_field):
+        for field in (self.steps, self.width_field, self.height_field):
             field.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         for field in (self.width_field, self.height_field):
             field.setSingleStep(16)
@@ -158,6 +166,7 @@ class OptionsPanel(QFrame):
         grid.setHorizontalSpacing(12)
         grid.setVerticalSpacing(8)
         grid.setColumnStretch(1, 1)
+        grid.setColumnMinimumWidth(0, self.fontMetrics().horizontalAdvance("Guidance"))  # as below More
         size = row(self.width_field, label("×", "muted"), self.height_field, self.shapes, spacing=6)
         size.setStretch(0, 1)
         size.setStretch(2, 1)
@@ -187,7 +196,7 @@ class OptionsPanel(QFrame):
         layout.addWidget(self._extra)
 
     def _connect(self) -> None:
-        self.seed.valueChanged.connect(self._on_change)
+        self.seed.changed.connect(self._on_change)
         self.steps.valueChanged.connect(self._on_change)
         self.guidance.valueChanged.connect(self._on_change)
         self.negative.textChanged.connect(self._on_change)

@@ -7,9 +7,10 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QFrame, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from app import formatting
+from app.panels.drafts import DraftsPanel
 from app.vocabulary import Span, Vocabulary
 from app.widgets.chips import WordChip
-from app.widgets.controls import Switch, label, row, scroll_area
+from app.widgets.controls import label, row, scroll_area
 from app.widgets.flow import FlowLayout
 from app.widgets.prompt_edit import PromptEdit
 
@@ -131,7 +132,6 @@ class PromptPanel(QFrame):
     word_changed = Signal()
     generate = Signal()
     cancel = Signal()
-    live_changed = Signal(bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -139,9 +139,7 @@ class PromptPanel(QFrame):
         self.edit = PromptEdit()
         self.words = WordPanel()
         self.words.after = self.edit
-        self.live = Switch("Draft while typing")
-        self.live.setAccessibleName("Draft while typing")
-        self.live.setToolTip("Show a quick draft of the prompt whenever it changes (Ctrl+D)")
+        self.drafts = DraftsPanel()
         self.button = QPushButton("Generate")
         self.button.setProperty("role", "main")
         self.button.setAccessibleName("Generate")
@@ -160,7 +158,6 @@ class PromptPanel(QFrame):
         self.words.added.connect(self._add_word)
         self.button.clicked.connect(self.generate)
         self.stop.clicked.connect(self.cancel)
-        self.live.toggled.connect(self.live_changed)
         self.words.hide()
 
     def _lay_out(self) -> None:
@@ -179,7 +176,7 @@ class PromptPanel(QFrame):
         foot = self._foot = QVBoxLayout()
         foot.setContentsMargins(16, 8, 14, 16)
         foot.setSpacing(8)
-        foot.addWidget(self.live)
+        foot.addWidget(self.drafts)
         buttons = row(self.button, self.stop)
         buttons.setStretch(0, 1)
         foot.addLayout(buttons)

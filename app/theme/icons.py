@@ -103,6 +103,11 @@ def _tick(p: QPainter) -> None:
     p.drawPath(_path(((4.5, 10.5), (8.3, 14.2), (15.5, 6))))
 
 
+def _search(p: QPainter) -> None:
+    p.drawEllipse(QPointF(8.8, 8.8), 5.0, 5.0)
+    p.drawPath(_path(((12.6, 12.6), (16.4, 16.4))))
+
+
 DRAWINGS: dict[str, Callable[[QPainter], None]] = {
     "lock": _lock,
     "unlock": _unlock,
@@ -117,6 +122,7 @@ DRAWINGS: dict[str, Callable[[QPainter], None]] = {
     "queue": _queue,
     "help": _help,
     "tick": _tick,
+    "search": _search,
 }
 
 

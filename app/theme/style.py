@@ -107,7 +107,10 @@ def sheet(colours: Colours, size: int) -> str:
     QToolButton::menu-indicator, QPushButton::menu-indicator {{ image: none; width: 0; }}
     QToolButton[role="quiet"], QPushButton[role="quiet"] {{ background: transparent; color: {c.muted}; }}
     QToolButton[role="quiet"]:hover, QPushButton[role="quiet"]:hover {{ background: {c.raised}; color: {c.text}; }}
-    QPushButton[role="quiet"] {{ text-align: left; padding: 0 4px; }}
+    QPushButton[role="quiet"] {{ text-align: left; padding: 0 4px 0 0; }}
+    QPushButton[role="quiet"]:focus {{ padding: 0 2px 0 0; }}
+    QPushButton[role="bare"] {{ background: {c.panel}; }}
+    QPushButton[role="bare"]:hover {{ background: {c.raised_hover}; }}
 
     QPushButton[role="main"] {{
         background: {c.accent}; color: {c.on_accent}; border-radius: 10px; min-height: 44px;
@@ -130,11 +133,12 @@ def sheet(colours: Colours, size: int) -> str:
 
     QFrame[role="rule"] {{ background: {c.line}; max-height: 1px; min-height: 1px; border: none; }}
     QScrollArea, QWidget#scrolled, QWidget#side {{ background: transparent; border: none; }}
-    QScrollBar:vertical {{ background: transparent; width: 10px; margin: 0; }}
+    QScrollBar:vertical {{ background: transparent; width: 14px; margin: 0; }}
     QScrollBar:horizontal {{ background: transparent; height: 10px; margin: 0; }}
     QScrollBar::handle {{
         background: {c.raised_hover}; border-radius: 4px; margin: 1px; min-width: 32px; min-height: 32px;
     }}
+    QScrollBar::handle:vertical {{ margin-left: 5px; }}
     QScrollBar::handle:hover {{ background: {c.muted}; }}
     QScrollBar::add-line, QScrollBar::sub-line, QScrollBar::add-page, QScrollBar::sub-page {{
         background: transparent; width: 0; height: 0;

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QValidator, QWheelEvent
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QWheelEvent
 from PySide6.QtWidgets import (
+    QAbstractSpinBox,
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
@@ -115,7 +116,7 @@ class Switch(QCheckBox):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(colours.accent if self.isChecked() else colours.raised_hover))
         painter.drawRoundedRect(track, height / 2, height / 2)
-        painter.setBrush(QColor(colours.on_accent if self.isChecked() else colours.text))
+        painter.setBrush(QColor(colours.on_accent if self.isChecked() else colours.muted))
         x = track.right() - height / 2 + 0.5 if self.isChecked() else track.left() + height / 2 - 0.5
         painter.drawEllipse(QPointF(x, track.center().y()), height / 2 - 3.5, height / 2 - 3.5)
         painter.setPen(QColor(colours.text))
@@ -134,8 +135,8 @@ class NumberField(QSpinBox):
         self.setKeyboardTracking(False)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setMinimumWidth(52)
-        _dress_number(self)
+        self.setMinimumWidth(46)
+        dress_number(self)
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         """Only the field that has the focus turns with the wheel; else scrolling by would change numbers."""
@@ -143,38 +144,6 @@ class NumberField(QSpinBox):
             super().wheelEvent(event)
         else:
             event.ignore()
-
-
-class SeedField(NumberField):
-    """A seed: 0 to 2^32 - 1, which is more than a QSpinBox holds, so values are kept shifted by 2^31."""
-
-    _SHIFT = 2**31
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, -(2**31), 2**31 - 1)
-
-    def seed(self) -> int:
-        """The seed shown."""
-        return self.value() + self._SHIFT
-
-    def set_seed(self, seed: int) -> None:
-        """Show a seed; one beyond 32 bits is folded into them."""
-        self.setValue(seed % 2**32 - self._SHIFT)
-
-    def textFromValue(self, value: int) -> str:
-        """The seed's digits, without grouping."""
-        return str(value + self._SHIFT)
-
-    def valueFromText(self, text: str) -> int:
-        """Digits to the shifted value."""
-        return min(int(text or "0"), 2**32 - 1) - self._SHIFT
-
-    def validate(self, text: str, position: int) -> tuple[QValidator.State, str, int]:
-        """Digits up to 2^32 - 1."""
-        if not text:
-            return QValidator.State.Intermediate, text, position
-        good = text.isascii() and text.isdigit() and int(text) < 2**32
-        return (QValidator.State.Acceptable if good else QValidator.State.Invalid), text, position
 
 
 class DecimalField(QDoubleSpinBox):
@@ -189,7 +158,7 @@ class DecimalField(QDoubleSpinBox):
         self.setSpecialValueText(automatic)
         self.setKeyboardTracking(False)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        _dress_number(self)
+        dress_number(self)
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         """As in `NumberField`."""
@@ -225,7 +194,8 @@ class Choice(QComboBox):
             event.ignore()
 
 
-def _dress_number(field: QSpinBox | QDoubleSpinBox) -> None:
+def dress_number(field: QAbstractSpinBox) -> None:
+    """The height and the margins of all fields for numbers."""
     field.setFixedHeight(field_height())
     field.lineEdit().setTextMargins(6, 0, 4, 0)
 

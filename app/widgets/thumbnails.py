@@ -1,43 +1,29 @@
-"""Small pictures of files, read in threads of their own and kept while there is room."""
+"""Small pictures of files, read in a thread of its own and kept while there is room."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
-from PySide6.QtCore import QObject, QRunnable, QSize, Qt, QThreadPool, Signal
+from PySide6.QtCore import QObject, QSize, Qt, QThreadPool, Signal
 from PySide6.QtGui import QImage, QImageReader, QPixmap
 
 _KEPT = 400
-
-
-class _Loader(QRunnable):
-    def __init__(self, store: Thumbnails, file: str, side: int) -> None:
-        super().__init__()
-        self._store, self._file, self._side = store, file, side
-
-    def run(self) -> None:
-        reader = QImageReader(self._file)
-        size = reader.size()
-        if size.isValid():
-            # the reader shrinks while it decodes where the format can
-            reader.setScaledSize(
-                size.scaled(QSize(self._side, self._side), Qt.AspectRatioMode.KeepAspectRatioByExpanding)
-            )
-        image = reader.read()
-        self._store.loaded.emit(self._file, image)
+# Whoever scrolls past thousands wants those where the scrolling ended: of what waits, the oldest is dropped.
+_WAITING = 60
 
 
 class Thumbnails(QObject):
     """Square thumbnails by file. `ready` names a file whose thumbnail can now be had."""
 
     ready = Signal(str)
-    loaded = Signal(str, QImage)  # from the loading threads
+    loaded = Signal(str, QImage)  # from the loading thread
 
     def __init__(self, side: int, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._side = side
         self._pixmaps: OrderedDict[str, QPixmap] = OrderedDict()
         self._asked: set[str] = set()
+        self._waiting: deque[str] = deque()  # shared with the thread; a deque's ends are safe to use from two
         self._pool = QThreadPool(self)
         self._pool.setMaxThreadCount(1)
         self.loaded.connect(self._keep)
@@ -49,13 +35,32 @@ class Thumbnails(QObject):
             return self._pixmaps[file]
         if file not in self._asked:
             self._asked.add(file)
-            self._pool.start(_Loader(self, file, self._side))
+            self._waiting.append(file)
+            self._pool.start(self._read_next)
+            if len(self._waiting) > _WAITING:
+                self._asked.discard(self._waiting.popleft())
         return None
 
     def close(self) -> None:
         """Wait for what is being read; nothing more is read."""
+        self._waiting.clear()
         self._pool.clear()
         self._pool.waitForDone()
+
+    def _read_next(self) -> None:
+        """In the thread: read one of those that wait."""
+        try:
+            file = self._waiting.popleft()
+        except IndexError:
+            return  # dropped meanwhile
+        reader = QImageReader(file)
+        size = reader.size()
+        if size.isValid():
+            # the reader shrinks while it decodes where the format can
+            reader.setScaledSize(
+                size.scaled(QSize(self._side, self._side), Qt.AspectRatioMode.KeepAspectRatioByExpanding)
+            )
+        self.loaded.emit(file, reader.read())
 
     def _keep(self, file: str, image: QImage) -> None:
         self._asked.discard(file)

@@ -56,6 +56,7 @@ class Client:
         self._lock = threading.RLock()
         self._transport: Transport | None = None
         self._drafts: dict[str, Request] = {}
+        self._draft_deaths = 0  # engines that ended while they made the newest draft
         self._cancelling: set[str] = set()
         self._running: str = ""
         self._attempt = 0
@@ -88,6 +89,7 @@ class Client:
                 for older in list(self._drafts):
                     self.cancel(older)
                 self._drafts[request.id] = request
+                self._draft_deaths = 0
             else:
                 self._jobs.add(request)
             self._send(Submit(request))
@@ -194,10 +196,19 @@ class Client:
         if not running:
             self._warm_model = ""  # what it was doing when it died; a request that needs the model will load it
         elif running in self._drafts:
-            del self._drafts[running]
-            self._events.put(Failed(running, ErrorKind.INTERNAL, f"The draft was lost: {reason}."))
+            self._lose_draft(running, reason)
         elif (job := self._jobs.get(running)) is not None:
             self._recover(job, died=True, reason=reason)
+
+    def _lose_draft(self, request_id: str, reason: str) -> None:
+        """A draft is made again by the next engine, as nothing newer was asked for; unless it seems to be the cause."""
+        self._draft_deaths += 1
+        if self._draft_deaths >= MAX_DEATHS:
+            del self._drafts[request_id]
+            why = (
+                f"The engine stopped {MAX_DEATHS} times while making a draft ({reason}); change the prompt or the size."
+            )
+            self._events.put(Failed(request_id, ErrorKind.INTERNAL, why))
 
     def _recover(self, job: Job, *, died: bool, reason: str = "") -> None:
         """Decide what becomes of a job that was running when its engine ended."""

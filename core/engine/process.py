@@ -17,7 +17,6 @@ from core.engine.transport import OnExit
 from core.messages import Command, Event
 
 STOP_SECONDS = 5.0  # how long the child may take to leave by itself before it is killed
-LOG_LIMIT_BYTES = 4 * 1024 * 1024  # a log beyond this is rotated once at the next start
 
 WORKER_COMMAND = (sys.executable, "-m", "core.engine.worker")
 
@@ -26,8 +25,8 @@ class ChildProcess:
     """One engine process. Make a new one for each start."""
 
     def __init__(self, log: Path, command: Sequence[str] = WORKER_COMMAND) -> None:
-        self._log = log
-        self._command = list(command)
+        self._log = log.absolute()  # the child lives in another folder
+        self._command = [*command, str(self._log)]
         self._commands: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
         self._threads: list[threading.Thread] = []
@@ -39,7 +38,8 @@ class ChildProcess:
 
     def start(self, on_event: Callable[[Event], None], on_exit: OnExit) -> None:
         """Start the process. Raises OSError when it cannot be started at all."""
-        with _open_log(self._log) as log:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
@@ -109,10 +109,3 @@ def _describe(status: int) -> str:
         hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
         return f"the engine was ended by {name}{hint}"
     return f"the engine ended with exit code {status}"
-
-
-def _open_log(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
-        path.replace(path.with_suffix(".old.log"))
-    return path.open("ab")

@@ -1,4 +1,4 @@
-"""The engine process: `python -m core.engine.worker`, commands on stdin, events on stdout."""
+"""The engine process: `python -m core.engine.worker LOG`, commands on stdin, events on stdout, prints to LOG."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ import faulthandler
 import threading
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from core.engine.frames import BrokenStream, read_commands, write_frame
 from core.engine.libraries import prepare
+from core.engine.log import rotate
 from core.engine.outbox import Outbox
 from core.messages import Heartbeat
 
@@ -53,6 +55,8 @@ def _read(stream: BinaryIO, scheduler: Scheduler) -> None:
 def _beat(outbox: Outbox, scheduler: Scheduler) -> None:
     while True:
         outbox.put(Heartbeat(scheduler.running))
+        if len(sys.argv) > 1:
+            rotate(2, Path(sys.argv[1]))
         time.sleep(HEARTBEAT_SECONDS)
 
 

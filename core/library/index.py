@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS results (
     created TEXT NOT NULL,
     result BLOB NOT NULL
 );
+CREATE INDEX IF NOT EXISTS by_time ON results (created);
 CREATE VIRTUAL TABLE IF NOT EXISTS prompts USING fts5(prompt, content='results', content_rowid='number');
 CREATE TRIGGER IF NOT EXISTS after_insert AFTER INSERT ON results BEGIN
     INSERT INTO prompts (rowid, prompt) VALUES (new.number, new.prompt);
@@ -71,16 +72,19 @@ class Library:
             "SELECT result, file FROM results ORDER BY created DESC, number DESC LIMIT ? OFFSET ?", (limit, offset)
         )
 
-    def search(self, text: str, limit: int = 100) -> list[Result]:
-        """Results whose prompts hold every word of `text` (the last one may be unfinished), best match first."""
+    def search(self, text: str, limit: int = 100, offset: int = 0) -> list[Result]:
+        """Results whose prompts hold every word of `text` (the last one may be unfinished), newest first.
+
+        All of them where `text` holds no word.
+        """
         words = re.findall(r"\w+", text)
         if not words:
-            return self.recent(limit)
+            return self.recent(limit, offset)
         query = " ".join(f'"{word}"' for word in words) + "*"
         return self._results(
             "SELECT result, file FROM prompts JOIN results ON results.number = prompts.rowid "
-            "WHERE prompts MATCH ? ORDER BY rank, created DESC LIMIT ?",
-            (query, limit),
+            "WHERE prompts MATCH ? ORDER BY created DESC, number DESC LIMIT ? OFFSET ?",
+            (query, limit, offset),
         )
 
     def remove(self, result_id: str) -> None:

@@ -148,7 +148,8 @@ def _number(text: str | None) -> float | None:
 
 def _seed(text: str | None) -> int:
     # not as a float, which would lose digits of a long one
-    return int(text) if text is not None and re.fullmatch(r"\d{1,18}", text.strip()) else 0
+    seed = int(text) if text is not None and re.fullmatch(r"\d{1,19}", text.strip()) else 0
+    return seed if seed < 2**63 else 0  # a longer one cannot be used here
 
 
 def _size(text: str) -> tuple[int | None, int | None]:

@@ -7,12 +7,13 @@ import itertools
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from core import folders
 from core.files import write_atomically
-from core.messages import ModelFileError, UserError
+from core.messages import ModelFileError, ResidencyError, UserError
 from core.models.folder import read_folder, stamp
 from core.models.info import ModelInfo
 from core.resources import resource
@@ -20,6 +21,13 @@ from core.resources import resource
 STARTER = "starter"
 
 _known: dict[Path, ModelInfo] = {}
+
+
+class Match(NamedTuple):
+    """The known model that stands for one that a result names. `name` is empty where there is none."""
+
+    name: str
+    same: bool = True  # whether its content is the same
 
 
 def installed() -> dict[str, Path]:
@@ -45,6 +53,31 @@ def find(name: str) -> ModelInfo:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"known models: {', '.join(known)}; or give a model folder's path."
     raise UserError(f"There is no model called {name}; {hint}")
+
+
+def match(name: str, fingerprint: str) -> Match:
+    """The known model that made a result: the one of that name if its content is the same, else any other whose is.
+
+    Where no content is the same, the one of that name. Reads the folders of known models, which takes a disk's time.
+    """
+    try:
+        known = installed()
+    except FileNotFoundError:
+        known = _added()
+    # a result of another program or an early version names its model at most
+    if not fingerprint and name in known:
+        return Match(name)
+    namesake = ""
+    for candidate in sorted(known, key=lambda other: other != name):
+        try:
+            found = _read(known[candidate])
+        except (ResidencyError, OSError):
+            continue  # damaged or gone; whoever chooses it is told
+        if found.fingerprint == fingerprint:
+            return Match(candidate)
+        if candidate == name:
+            namesake = name
+    return Match(namesake, same=False)
 
 
 def add(path: Path) -> ModelInfo:

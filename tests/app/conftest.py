@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 import app  # noqa: F401  (before Qt: see app.pinning)
+from core.models.catalogue import Match
 from tests.app.fake_engine import FakeEngine
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ class FakeModels:
         self.defaults = Defaults(steps=8, draft_steps=3, width=128, height=128)
         self.vocabulary = VOCABULARY
         self.added: list[Path] = []
+        self.fingerprints: dict[str, str] = {"starter": "0" * 64}
+        self.used: list[str] = []
 
     def names(self) -> list[str]:
         return ["starter", *(path.name for path in self.added)]
 
     def use(self, name: str) -> None:
-        pass
+        self.used.append(name)
 
     def add(self, folder: Path) -> str:
         from core.models.folder import read_folder
@@ -42,6 +45,12 @@ class FakeModels:
         read_folder(folder)
         self.added.append(folder)
         return folder.name
+
+    def match(self, name: str, fingerprint: str) -> Match:
+        same = [other for other, known in self.fingerprints.items() if known == fingerprint]
+        if same:
+            return Match(name if name in same else same[0])
+        return Match(name if name in self.fingerprints else "", same=False)
 
 
 @pytest.fixture(autouse=True)

@@ -60,15 +60,15 @@ def test_results_are_filed_and_come_back_at_the_next_start(qtbot: QtBot) -> None
     qtbot.waitUntil(lambda: sum(isinstance(event, Finished) for event in heard.events) == 2)
     assert first.close()
     second = EngineBridge(FakeEngine)
-    with qtbot.waitSignal(second.history) as signal:
+    with qtbot.waitSignal(second.page) as signal:
         second.start()
-    assert {result.prompt for result in signal.args[0]} == {"kept", "forgotten"}
-    second.forget_result(next(result.id for result in signal.args[0] if result.prompt == "forgotten"))
+    assert {result.prompt for result in signal.args[0].results} == {"kept", "forgotten"}
+    second.forget_result(next(result.id for result in signal.args[0].results if result.prompt == "forgotten"))
     assert second.close()
     third = EngineBridge(FakeEngine)
-    with qtbot.waitSignal(third.history) as signal:
+    with qtbot.waitSignal(third.page) as signal:
         third.start()
-    assert [result.prompt for result in signal.args[0]] == ["kept"]
+    assert [result.prompt for result in signal.args[0].results] == ["kept"]
     assert third.close()
 
 

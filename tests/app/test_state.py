@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from app.shelf import Page
 from app.shown import Kind, Stage, Topic
 from app.state import StudioState
 from core.library.queue import Job, State
@@ -106,7 +107,7 @@ def test_a_full_picture_from_waiting_to_history(state: StudioState) -> None:
     assert Topic.QUEUE in state.submitted(request)
     assert [job.state for job in state.queue] == [State.WAITING]
     state.apply(Started(request.id, request))
-    assert state.running is not None
+    assert state.queue.running is not None
     state.apply(Progress(request.id, Phase.DENOISE, 2, 8, 1.5))
     assert state.work is not None
     assert (state.work.step, state.work.seconds_left) == (2, 1.5)
@@ -254,7 +255,7 @@ def test_a_dead_engine_holds_nothing(state: StudioState) -> None:
 def test_expected_seconds_come_from_what_was_measured(state: StudioState) -> None:
     request = Request(prompt="a", steps=8, width=128, height=128)
     assert state.times.expected(request) is None
-    state.history_loaded([result_of(Request(prompt="a", steps=8, out="a.png"), seconds=1.0)])
+    state.page_loaded(Page("", 0, [result_of(Request(prompt="a", steps=8, out="a.png"), seconds=1.0)]))
     assert state.times.expected(request) == pytest.approx(1.0)
     assert state.times.expected(Request(prompt="a", steps=16, width=128, height=128)) == pytest.approx(1.8)
     assert state.times.expected(Request(prompt="a", steps=8, width=256, height=128)) is None
@@ -263,7 +264,7 @@ def test_expected_seconds_come_from_what_was_measured(state: StudioState) -> Non
 
 def test_looking_at_an_older_picture_is_not_interrupted(state: StudioState) -> None:
     older = result_of(Request(prompt="old", out="old.png"))
-    state.history_loaded([older])
+    state.page_loaded(Page("", 0, [older]))
     running = Request(prompt="new", out="new.png")
     state.submitted(running)
     state.show(older)

@@ -7,6 +7,7 @@ from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication
 
+from app.studio import Studio
 from app.theme import icons
 from app.theme.colours import DARK, LIGHT, Colours, component_colour, contrast
 from app.theme.style import sheet
@@ -90,5 +91,33 @@ def test_the_theme_follows_the_system(qapp: QApplication, monkeypatch: pytest.Mo
             hints.colorSchemeChanged.emit(scheme)
             assert theme().colours is colours
             assert colours.panel in qapp.styleSheet()
+    finally:
+        theme().choose("dark")
+
+
+def test_an_open_window_follows_the_system_until_a_theme_is_chosen(
+    studio: Studio, qapp: QApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hints = QGuiApplication.styleHints()
+
+    def system_turns(scheme: Qt.ColorScheme) -> None:
+        monkeypatch.setattr("app.theme.theme._system_scheme", lambda: scheme)
+        hints.colorSchemeChanged.emit(scheme)
+
+    def seen(colours: Colours) -> bool:
+        image = studio.window.grab().toImage()
+        return image.pixelColor(2, 2).name() == colours.window
+
+    try:
+        studio.window.header.theme_chosen.emit("system")
+        system_turns(Qt.ColorScheme.Light)
+        assert seen(LIGHT)
+        system_turns(Qt.ColorScheme.Dark)
+        assert seen(DARK)
+        studio.window.header.theme_chosen.emit("light")
+        system_turns(Qt.ColorScheme.Dark)
+        assert seen(LIGHT)
+        studio.window.header.theme_chosen.emit("system")
+        assert seen(DARK)
     finally:
         theme().choose("dark")

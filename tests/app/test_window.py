@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
-from PySide6.QtCore import QEvent, QMimeData, QPoint, QPointF, Qt, QUrl
-from PySide6.QtGui import QAccessible, QDropEvent
-from PySide6.QtWidgets import QAbstractSpinBox, QLineEdit, QWidget
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QAccessible
+from PySide6.QtWidgets import QAbstractSpinBox, QLineEdit, QScrollArea, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.settings import Session, Settings, load_session
@@ -21,41 +21,7 @@ from core.library import metadata
 from core.library.queue import JobQueue, State
 from core.messages import EngineStopped, ErrorKind, Failed, Request, SetAside
 from tests.app.fake_engine import FakeEngine, make_result, plain_picture
-
-NONE = Qt.KeyboardModifier.NoModifier
-CTRL = Qt.KeyboardModifier.ControlModifier
-ALT = Qt.KeyboardModifier.AltModifier
-
-
-def type_text(qtbot: QtBot, studio: Studio, text: str) -> None:
-    qtbot.keyClicks(studio.window.prompt.edit, text)
-
-
-def press(qtbot: QtBot, studio: Studio, key: Qt.Key, modifiers: Qt.KeyboardModifier = NONE) -> None:
-    qtbot.keyClick(studio.window.prompt.edit, key, modifiers)
-
-
-def make_picture(qtbot: QtBot, studio: Studio, prompt: str) -> None:
-    before = len(studio.state.history)
-    studio.window.prompt.edit.setPlainText(prompt)
-    press(qtbot, studio, Qt.Key.Key_Return, CTRL)
-    qtbot.waitUntil(lambda: len(studio.state.history) == before + 1 and not studio.state.queue)
-
-
-def kind(studio: Studio) -> Kind | None:
-    return studio.state.picture.kind if studio.state.picture is not None else None
-
-
-def full_requests(engine: FakeEngine) -> list[Request]:
-    return [request for request in engine.submitted if not request.draft]
-
-
-def drop(studio: Studio, file: Path) -> None:
-    data = QMimeData()
-    data.setUrls([QUrl.fromLocalFile(str(file))])
-    copy, left = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton
-    studio.window.dropEvent(QDropEvent(QPointF(10, 10), copy, data, left, NONE, QEvent.Type.Drop))
-
+from tests.app.hands import ALT, CTRL, drop, full_requests, kind, make_picture, press, put_caret, type_text
 
 # -- typing and drafts ---------------------------------------------------------------------------------------
 
@@ -94,7 +60,7 @@ def test_a_newer_text_supersedes_the_draft_on_its_way(make_studio: Callable[...,
 
 
 def test_without_live_mode_nothing_is_drafted(studio: Studio, engine: FakeEngine, qtbot: QtBot) -> None:
-    qtbot.mouseClick(studio.window.prompt.live, Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(studio.window.prompt.drafts.switch, Qt.MouseButton.LeftButton)
     type_text(qtbot, studio, "a red house")
     qtbot.wait(400)
     assert engine.submitted == []
@@ -122,12 +88,6 @@ def test_the_same_text_again_is_shown_from_memory(studio: Studio, engine: FakeEn
 
 
 # -- words ---------------------------------------------------------------------------------------------------
-
-
-def put_caret(studio: Studio, position: int) -> None:
-    cursor = studio.window.prompt.edit.textCursor()
-    cursor.setPosition(position)
-    studio.window.prompt.edit.setTextCursor(cursor)
 
 
 def test_the_alternatives_of_the_word_at_the_caret(studio: Studio, qtbot: QtBot) -> None:
@@ -393,7 +353,7 @@ def test_a_stopped_engine_can_be_started_again(studio: Studio, engine: FakeEngin
 
 
 def test_a_folder_that_is_no_model_is_one_sentence(studio: Studio, tmp_path: Path) -> None:
-    studio.add_model(tmp_path)
+    studio.choice.add(tmp_path)
     assert "model_index.json" in studio.window.notice.sentence
     assert studio.settings.model == "starter"
 
@@ -427,7 +387,7 @@ def test_closing_while_busy_is_quick(make_studio: Callable[..., Studio], qtbot: 
     engine = FakeEngine(step_seconds=0.3)
     studio = make_studio(engine, Session(settings=Settings(prompt="a house")))
     press(qtbot, studio, Qt.Key.Key_Return, CTRL)
-    qtbot.waitUntil(lambda: studio.state.running is not None)
+    qtbot.waitUntil(lambda: studio.state.queue.running is not None)
     begin = time.monotonic()
     studio.window.close()
     assert not studio.window.isVisible()
@@ -465,9 +425,9 @@ def test_tab_reaches_every_control(studio: Studio, qtbot: QtBot) -> None:
         qtbot.keyClick(focus, Qt.Key.Key_Tab)
     options = window.options
     wanted = [
-        window.prompt.edit, window.prompt.live, window.prompt.button, options.model, options.width_field,
+        window.prompt.edit, window.prompt.drafts.switch, window.prompt.button, options.model, options.width_field,
         options.height_field, options.shapes, options.seed, options.lock, options.dice, options.steps, options.more,
-        window.history.view, window.header.themes, window.header.help,
+        window.history.search, window.history.view, window.header.themes, window.header.help,
     ]  # fmt: skip
     assert [widget.accessibleName() for widget in wanted if widget not in reached] == []
     assert any(isinstance(widget, WordChip) for widget in reached)
@@ -479,12 +439,14 @@ def test_nothing_is_cut_off_at_any_size(studio: Studio, qtbot: QtBot, size: tupl
     window.resize(*size)
     qtbot.wait(20)
     assert (window.width(), window.height()) == size
-    for widget in (window.prompt.button, window.canvas, window.history, window.header, window.prompt.live):
+    for widget in (window.prompt.button, window.canvas, window.history, window.header, window.prompt.drafts.switch):
         corner = widget.mapTo(window, QPoint(widget.width(), widget.height()))
         assert corner.x() <= size[0]
         assert corner.y() <= size[1]
-    scrolled = window.prompt.findChild(QWidget, "scrolled")
-    assert scrolled.width() <= window.prompt.width()
+    window.options.show_more(True)
+    qtbot.wait(20)
+    for area in window.findChildren(QScrollArea):
+        assert area.widget() is None or area.widget().width() <= area.viewport().width()
 
 
 def test_arrows_go_from_word_to_word(studio: Studio, qtbot: QtBot) -> None:

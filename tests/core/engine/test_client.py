@@ -102,6 +102,32 @@ def test_superseded_drafts_do_not_come_back_after_a_death(bench: Bench) -> None:
     assert [command.request.id for command in bench.wire.sent if isinstance(command, Submit)] == ["3"]
 
 
+def test_a_draft_is_made_again_after_a_death_while_nothing_newer_was_asked_for(bench: Bench) -> None:
+    draft = Request(prompt="a red house", draft=True)
+    bench.client.submit(draft)
+    bench.wire.say(Started(draft.id, draft))
+    bench.die()
+    assert not any(isinstance(event, Failed) for event in bench.events)
+    assert bench.wire.sent == [Submit(draft)]
+    newer = Request(prompt="a blue house", draft=True)
+    bench.wire.say(Started(draft.id, draft))
+    bench.client.submit(newer)
+    bench.die()
+    assert bench.wire.sent == [Submit(newer)]
+
+
+def test_a_draft_that_kills_the_engine_twice_is_given_up_with_a_sentence(bench: Bench) -> None:
+    draft = Request(prompt="a red house", draft=True)
+    bench.client.submit(draft)
+    for _ in range(2):
+        bench.wire.say(Started(draft.id, draft))
+        bench.die()
+    (failed,) = [event for event in bench.events if isinstance(event, Failed)]
+    assert failed.id == draft.id
+    assert "2 times" in failed.sentence
+    assert bench.wire.sent == []
+
+
 def test_a_cancelled_request_is_not_made_again_after_a_death(bench: Bench) -> None:
     request = Request(prompt="a")
     bench.client.submit(request)

@@ -205,6 +205,35 @@ def test_prints_of_libraries_do_not_reach_the_events(
 
 
 @pytest.mark.slow
+def test_the_log_of_a_running_engine_does_not_grow_without_end(
+    engine: EngineClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, sys, threading, time\n"
+        "def shout():\n"
+        "    time.sleep(1.0)\n"  # the interpreter is inside the worker by now
+        "    for _ in range(60):\n"
+        "        os.write(1, b'a native library prints a lot\\n' * 4000)\n"
+        "    while True:\n"
+        "        os.write(1, b'and goes on\\n')\n"
+        "        time.sleep(0.1)\n"
+        "if 'core.engine.worker' in ' '.join(sys.orig_argv):\n"
+        "    threading.Thread(target=shout, daemon=True).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    engine.start()
+    wait_for(engine, Ready)
+    log, old = tmp_path / "engine.log", tmp_path / "engine.old.log"
+    end = time.monotonic() + 30
+    while not (old.exists() and log.read_bytes().startswith(b"and goes on")) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert old.stat().st_size > 5_000_000
+    assert b"a native library prints a lot" in old.read_bytes()
+    assert set(log.read_bytes().splitlines()) == {b"and goes on"}
+
+
+@pytest.mark.slow
 def test_the_engine_ends_when_its_parent_is_killed(tiny: Tiny, tmp_path: Path) -> None:
     script = f"""
 import sys, time

@@ -37,7 +37,19 @@ def test_search_finds_every_word_and_an_unfinished_last_one(library: Library) ->
     assert library.search("castle") == []
 
 
-@pytest.mark.parametrize("text", ['"', "a AND", "(", "*", "house -sea", "NEAR(", "'; DROP TABLE results; --", ""])
+def test_results_come_in_pages_newest_first(library: Library) -> None:
+    for number in range(1, 8):
+        add(library, number, "a red house" if number % 2 else "a blue house")
+    assert [result.file for result in library.recent(3, 3)] == ["/4.png", "/3.png", "/2.png"]
+    assert [result.file for result in library.search("red", 2)] == ["/7.png", "/5.png"]
+    assert [result.file for result in library.search("red", 2, 2)] == ["/3.png", "/1.png"]
+    assert library.search("red", 2, 4) == []
+    assert [result.file for result in library.search("", 2, 2)] == ["/5.png", "/4.png"]
+
+
+@pytest.mark.parametrize(
+    "text", ['"', "___", "a AND", "(", "*", "house -sea", "NEAR(", "'; DROP TABLE results; --", ""]
+)
 def test_search_takes_any_text(library: Library, text: str) -> None:
     add(library, 1, "a red house by the sea")
     library.search(text)

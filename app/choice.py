@@ -1,0 +1,124 @@
+"""Which model is in use: chosen from the list, opened as a folder, or brought back by a picture that it made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, QThreadPool, Signal
+from PySide6.QtWidgets import QFileDialog
+
+from app.models import STARTER, Models
+from app.settings import Settings
+from app.window import StudioWindow
+from core.messages import ResidencyError, Result
+
+if TYPE_CHECKING:
+    from core.models.catalogue import Match
+
+_HASH_DIGITS = 10  # as many of the fingerprint as the "Model hash" of the common metadata has
+
+
+class ModelChoice(QObject):
+    """Looks for models in a thread of its own, because telling two apart means reading from their files."""
+
+    used = Signal(str)  # another model is in use; its values can be had from the models
+    chosen = Signal()  # ... because the person chose it
+    said = Signal(str, bool)  # one sentence, and whether it is an error
+    settled = Signal()  # the model of a picture was looked for
+
+    _matched = Signal(object, object)  # Result, Match: from the thread
+
+    def __init__(self, window: StudioWindow, settings: Settings, models: Models, parent: QObject) -> None:
+        super().__init__(parent)
+        self._window, self._settings, self._models = window, settings, models
+        self._pool = QThreadPool(self)
+        self._pool.setMaxThreadCount(1)
+        self._looking_for = ""
+        self._matched.connect(self._on_match)
+        window.options.model_chosen.connect(self.choose)
+        window.options.folder_wanted.connect(self._open_folder)
+
+    @property
+    def looking(self) -> bool:
+        """Whether it is not yet known which model made the picture whose settings came back."""
+        return bool(self._looking_for)
+
+    def begin(self) -> None:
+        """Show the known models and use the last session's."""
+        wanted = self._settings.model
+        if wanted not in self._models.names():
+            self.said.emit(f"{wanted} is not among your models any more; open its folder.", True)
+            wanted = STARTER
+        self._use(wanted)
+
+    def choose(self, name: str) -> None:
+        """The person chose a model, which ends the search for a picture's."""
+        if name != self._settings.model:
+            self._use(name)
+            self.chosen.emit()
+        if self._looking_for:
+            self._looking_for = ""
+            self.settled.emit()
+
+    def add(self, folder: Path) -> None:
+        """Use a model folder in diffusers' format, and remember it."""
+        try:
+            name = self._models.add(folder)
+        except ResidencyError as error:
+            self.said.emit(str(error), True)
+            return
+        self._window.options.show_models(self._models.names(), name)
+        self.choose(name)
+
+    def bring_back(self, result: Result) -> None:
+        """Look for the model that made a picture, and use it; `settled` follows."""
+        self._looking_for = result.id
+
+        def look() -> None:
+            self._matched.emit(result, self._models.match(result.model, result.fingerprint))
+
+        self._pool.clear()
+        self._pool.start(look)
+
+    def close(self) -> None:
+        """Look for nothing more."""
+        self._looking_for = ""
+        self._pool.clear()
+        self._pool.waitForDone()
+
+    def _on_match(self, result: Result, match: Match) -> None:
+        if result.id != self._looking_for:
+            return  # another picture or another model was chosen meanwhile
+        self._looking_for = ""
+        if match.name and match.name != self._settings.model:
+            self._use(match.name)
+        if not match.name:
+            self.said.emit(
+                f"This picture was made with {result.model} ({result.family}, model hash "
+                f"{result.fingerprint[:_HASH_DIGITS]}), which is not among your models; open its folder to use it.",
+                False,
+            )
+        elif not match.same:
+            self.said.emit(
+                f"This picture was made with another {match.name} than yours (model hash "
+                f"{result.fingerprint[:_HASH_DIGITS]}); made again here it may look different.",
+                False,
+            )
+        self.settled.emit()
+
+    def _open_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self._window, "Open a model folder")
+        if folder:
+            self.add(Path(folder))
+
+    def _use(self, name: str) -> None:
+        self._settings.model = name
+        try:
+            self._models.use(name)
+        except ResidencyError as error:
+            self.said.emit(str(error), True)
+        options = self._window.options
+        options.show_models(self._models.names(), name)
+        options.show_defaults(self._models.defaults)
+        self.used.emit(name)
