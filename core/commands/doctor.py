@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from core import __version__, folders
+from core.hardware.disk import disk_class
 from core.hardware.machine import Machine, detect
+from core.hardware.match import best_profile, name_of, title_of
+from core.hardware.pci import Gpu
+from core.hardware.profile import HardwareProfile
 from core.messages import ModelFileError
 from core.models import catalogue
 
@@ -32,9 +36,8 @@ def doctor(*, as_json: bool) -> int:
         "processor": f"{machine.processor}, {machine.cores} cores",
         "memory_bytes": machine.memory_bytes,
         "free_memory_bytes": machine.free_memory_bytes,
-        "gpus": [
-            {"vendor": g.vendor, "device_id": f"{g.device_id:04x}", "vram_bytes": g.vram_bytes} for g in machine.gpus
-        ],
+        "gpus": [_gpu(gpu) for gpu in machine.gpus],
+        "profile": _profile(best_profile(machine, folders.data())),
         "torch": torch,
         "versions": {name: _version(name) for name in _LIBRARIES},
         "folders": {name: _folder(path) for name, path in _folders().items()},
@@ -46,6 +49,29 @@ def doctor(*, as_json: bool) -> int:
     else:
         _print(findings, advice)
     return 2 if advice else 0
+
+
+def _gpu(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "vendor": gpu.vendor,
+        "device_id": f"{gpu.device_id:04x}",
+        "name": title_of(gpu),
+        "profile": name_of(gpu),
+        "vram_bytes": gpu.vram_bytes,
+        "vram_used_bytes": gpu.vram_used_bytes,
+        "gtt_bytes": gpu.gtt_bytes,
+        "gtt_used_bytes": gpu.gtt_used_bytes,
+        "link": str(gpu.link or ""),
+        "link_now": str(gpu.link_now or ""),
+    }
+
+
+def _profile(profile: HardwareProfile | None) -> dict[str, Any]:
+    """What plans start from before anything was measured; empty for a card that nobody described."""
+    if profile is None:
+        return {}
+    fields = ("name", "memory_bytes", "headroom_bytes", "link", "pinned_rate", "staged_rate", "disk_rate")
+    return {field: getattr(profile, field) for field in fields}
 
 
 def _torch() -> dict[str, Any]:
@@ -101,6 +127,7 @@ def _folder(path: Path) -> dict[str, Any]:
         "path": str(path),
         "writable": existing.is_dir() and os.access(existing, os.W_OK),
         "free_bytes": shutil.disk_usage(existing).free,
+        "disk": disk_class(existing),
     }
 
 
@@ -151,16 +178,13 @@ def _advice(machine: Machine, findings: dict[str, Any]) -> list[str]:
 
 def _print(findings: dict[str, Any], advice: list[str]) -> None:
     torch = findings["torch"]
-    gpus = [
-        f"{g['vendor']} {g['device_id']}" + (f", {g['vram_bytes'] / 1e9:.1f} GB" if g["vram_bytes"] else "")
-        for g in findings["gpus"]
-    ]
     rows = [
         ("Residency", f"{findings['residency']}, Python {findings['python']}"),
         ("System", findings["system"]),
         ("Processor", findings["processor"]),
         ("Memory", f"{findings['memory_bytes'] / 1e9:.1f} GB, {findings['free_memory_bytes'] / 1e9:.1f} GB free"),
-        ("Display adapters", "; ".join(gpus) or "none found"),
+        ("Display adapters", "; ".join(_gpu_words(gpu) for gpu in findings["gpus"]) or "none found"),
+        ("Planned as", _profile_words(findings["profile"])),
         ("Torch", _torch_words(torch)),
     ]
     if "accelerator" in torch:
@@ -169,13 +193,36 @@ def _print(findings: dict[str, Any], advice: list[str]) -> None:
     rows.append(
         ("Libraries", ", ".join(f"{name} {v}" for name, v in findings["versions"].items() if v and name != "torch"))
     )
-    rows += [(name.capitalize(), folder["path"]) for name, folder in findings["folders"].items()]
+    rows += [(name.capitalize(), _folder_words(folder)) for name, folder in findings["folders"].items()]
     rows.append(("Models", ", ".join(findings["models"])))
     for name, value in rows:
         print(f"{name:18}{value}")
     print()
     for line in advice or ["Nothing is wrong."]:
         print(line)
+
+
+def _gpu_words(gpu: dict[str, Any]) -> str:
+    words = [gpu["name"] or f"{gpu['vendor']} {gpu['device_id']}"]
+    if gpu["vram_bytes"]:
+        words.append(f"{gpu['vram_bytes'] / 1e9:.1f} GB, {gpu['vram_used_bytes'] / 1e9:.1f} GB used")
+    if gpu["link"]:
+        now = f" (now {gpu['link_now']})" if gpu["link_now"] not in ("", gpu["link"]) else ""
+        words.append(gpu["link"] + now)
+    return ", ".join(words)
+
+
+def _profile_words(profile: dict[str, Any]) -> str:
+    if not profile:
+        return "no profile fits this card; `residency calibrate` measures it"
+    words = [profile["name"], f"{profile['memory_bytes'] / 1e9:.1f} GB"]
+    if profile["pinned_rate"]:
+        words.append(f"{profile['pinned_rate'] / 1e9:.1f} GB/s over the link")
+    return ", ".join([*words, f"{profile['disk_rate'] / 1e9:.1f} GB/s from disk"])
+
+
+def _folder_words(folder: dict[str, Any]) -> str:
+    return f"{folder['path']} ({folder['disk']})" if folder["disk"] != "unknown" else str(folder["path"])
 
 
 def _torch_words(torch: dict[str, Any]) -> str:

@@ -8,16 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-VENDORS = {0x1002: "AMD", 0x10DE: "NVIDIA", 0x8086: "Intel"}
-_DISPLAY_CLASS = 0x03  # PCI base class "display controller" (PCI Code and ID Assignment Specification)
+from core.hardware import cgroup, nvml, pci, registry, sysctl
+from core.hardware.pci import Gpu
 
-
-class Gpu(msgspec.Struct, frozen=True):
-    """A display adapter by its PCI ids; `vram_bytes` where the driver tells (amdgpu's sysfs), else 0."""
-
-    vendor: str
-    device_id: int
-    vram_bytes: int = 0
+_ROOT = Path("/")
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -31,31 +25,37 @@ class Machine(msgspec.Struct, frozen=True):
     gpus: tuple[Gpu, ...]
 
 
-def detect() -> Machine:
-    """Look at this machine; takes milliseconds and never fails: what cannot be read is left empty."""
-    total, free = memory()
+def detect(root: Path = _ROOT) -> Machine:
+    """Look at this machine; never fails: what cannot be read is left empty.
+
+    It takes milliseconds, and up to a second where NVIDIA's driver has to wake first.
+
+    Args:
+        root: where /proc and /sys are. Libraries and system calls are only asked at the real one.
+    """
+    total, free = memory(root)
     return Machine(
         system=f"{platform.system()} {platform.release()}",
-        processor=_processor(),
+        processor=_processor(root),
         cores=_cores(),
         memory_bytes=total,
         free_memory_bytes=free,
-        gpus=tuple(_gpus(Path("/sys/bus/pci/devices"))),
+        gpus=tuple(_gpus(root)),
     )
 
 
-def memory() -> tuple[int, int]:
-    """Bytes of host memory: (total, available), the smaller of the system's and the container's limit."""
-    total, free = _system_memory()
-    limit, used = _read_int(Path("/sys/fs/cgroup/memory.max")), _read_int(Path("/sys/fs/cgroup/memory.current"))
-    if limit and limit < total:
-        total, free = limit, min(free, max(0, limit - (used or 0)))
+def memory(root: Path = _ROOT) -> tuple[int, int]:
+    """Bytes of host memory: (total, available), the smallest of the system's and the containers' limits."""
+    total, free = _system_memory(root)
+    for limit, used in cgroup.limits(root):
+        if limit < total:
+            total, free = limit, min(free, max(0, limit - used))
     return total, free
 
 
-def _system_memory() -> tuple[int, int]:
+def _system_memory(root: Path) -> tuple[int, int]:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (root / "proc/meminfo").read_text().splitlines()
         values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
         return values["MemTotal"], values["MemAvailable"]
     except (OSError, KeyError, ValueError):
@@ -87,14 +87,14 @@ def _windows_memory() -> tuple[int, int]:
     return int(status.total), int(status.available)
 
 
-def _processor() -> str:
+def _processor(root: Path) -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in (root / "proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return sysctl.text("machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
 def _cores() -> int:
@@ -103,19 +103,29 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _gpus(devices: Path) -> list[Gpu]:
-    gpus = []
-    for device in sorted(devices.iterdir()) if devices.is_dir() else []:
-        kind = _read_int(device / "class")
-        if kind is not None and kind >> 16 == _DISPLAY_CLASS:
-            vendor = VENDORS.get(_read_int(device / "vendor") or 0, "other")
-            vram = _read_int(device / "mem_info_vram_total") or 0
-            gpus.append(Gpu(vendor, _read_int(device / "device") or 0, vram))
-    return gpus
+def _gpus(root: Path) -> list[Gpu]:
+    found = pci.adapters(root)
+    if root != _ROOT:
+        return found
+    return told_by_driver(found or registry.adapters() or sysctl.adapters(), nvml.cards())
 
 
-def _read_int(path: Path) -> int | None:
-    try:
-        return int(path.read_text().strip(), 0)
-    except (OSError, ValueError):
-        return None
+def told_by_driver(found: list[Gpu], cards: list[Gpu]) -> list[Gpu]:
+    """The adapters with what NVIDIA's driver says of its own, which knows their memory and the slot.
+
+    A card is known again by its address, or, where the system gave none, by its ids. The driver's cards that nobody
+    else listed are added: under WSL they are on no bus.
+    """
+    waiting = list(cards)
+    merged = []
+    for gpu in found:
+        same = next((card for card in waiting if _same(gpu, card)), None)
+        if same:
+            waiting.remove(same)
+            same = msgspec.structs.replace(same, revision=gpu.revision)
+        merged.append(same or gpu)
+    return merged + waiting
+
+
+def _same(gpu: Gpu, card: Gpu) -> bool:
+    return gpu.address[-12:] == card.address if gpu.address else gpu.pci_id == card.pci_id
