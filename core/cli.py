@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import secrets
 import sqlite3
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from core import __version__, folders
+from core.commands.arguments import add_planning, number, pixels, whole_number
 from core.messages import ErrorKind, ResidencyError, UserError
 
 _EXIT = {ErrorKind.USER: 2, ErrorKind.MODEL_FILE: 2, ErrorKind.INTERNAL: 1}
@@ -22,28 +22,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{message[:1].upper()}{message[1:]}; see `{self.prog} --help`.\n")
-
-
-def size(text: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT in pixels, as argparse wants it."""
-    match = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is not a size such as 128x128")
-    return int(match.group(1)), int(match.group(2))
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,15 +39,23 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", metavar="PROMPT")
     generate.add_argument("--model", default="starter", metavar="NAME|PATH", help="a known model or a model folder")
     generate.add_argument("--negative", default="", metavar="TEXT", help="what the picture should not show")
-    generate.add_argument("--seed", type=_whole_number, help="the same seed makes the same picture (default: random)")
-    generate.add_argument("--steps", type=_whole_number, help="sampling steps (default: the model's)")
-    generate.add_argument("--guidance", type=_number, help="how closely to follow the prompt (default: the model's)")
-    generate.add_argument("--size", type=size, metavar="WxH", help="pixels (default: the model's)")
+    generate.add_argument("--seed", type=whole_number, help="the same seed makes the same picture (default: random)")
+    generate.add_argument("--steps", type=whole_number, help="sampling steps (default: the model's)")
+    generate.add_argument("--guidance", type=number, help="how closely to follow the prompt (default: the model's)")
+    generate.add_argument("--size", type=pixels, metavar="WxH", help="pixels (default: the model's)")
     generate.add_argument("--out", metavar="FILE", help="the PNG to write (default: in the pictures folder)")
     generate.add_argument("--accelerator", default="auto", metavar="auto|cpu|cuda|xpu|mps")
     generate.add_argument("--show", action="store_true", help="show the picture in the terminal")
     generate.add_argument("--json", action="store_true", help="print one JSON object about the result")
     generate.set_defaults(run=_generate)
+
+    plan = commands.add_parser("plan", help="what would be in memory, when, how long it takes and why")
+    add_planning(plan)
+    plan.set_defaults(run=_plan)
+
+    simulate = commands.add_parser("simulate", help="the plan run in virtual time, on any card")
+    add_planning(simulate)
+    simulate.set_defaults(run=_simulate)
 
     doctor = commands.add_parser("doctor", help="what this machine is, and what to do about what is wrong")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
@@ -144,6 +130,18 @@ def _generate(options: argparse.Namespace) -> int:
         show=options.show,
         as_json=options.json,
     )
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from core.commands.plan import plan
+
+    return plan(options)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from core.commands.plan import simulate
+
+    return simulate(options)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -11,15 +11,8 @@ from enum import StrEnum
 
 import msgspec
 
-
-class Phase(StrEnum):
-    """The parts of a job that do not need each other's weights, in the order in which they run."""
-
-    LOAD = "load"
-    ENCODE = "encode"
-    DENOISE = "denoise"
-    DECODE = "decode"
-    SAVE = "save"
+from core.plans import Phase as Phase  # told again: whoever reads messages needs the phases
+from core.plans import Plan
 
 
 class ErrorKind(StrEnum):
@@ -121,6 +114,13 @@ class Started(msgspec.Struct, frozen=True, tag=True):
 
     id: str
     request: Request
+
+
+class Planned(msgspec.Struct, frozen=True, tag=True):
+    """What the engine is about to do for a request; a second one replaces the first and says why in its reasons."""
+
+    id: str
+    plan: Plan
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
@@ -292,6 +292,7 @@ Event = (
     Ready
     | Heartbeat
     | Started
+    | Planned
     | Progress
     | Preview
     | LedgerRecord

@@ -8,6 +8,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
+
+# A failing example is shrunk but not explained: that traces every line and takes minutes.
+settings.register_profile("house", deadline=None, phases=[p for p in Phase if p is not Phase.explain])
+settings.load_profile("house")
 
 # Before anything imports Qt or a model library, which read these once.
 os.environ["QT_QPA_PLATFORM"] = "offscreen"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.messages import Phase, UserError
-from core.planning.plan import solve
+from core.planning.hold import solve
 
 PHASES = [
     (Phase.ENCODE, ("text_encoder", "text_encoder_2")),

@@ -1,0 +1,99 @@
+"""Options that several commands share, and how sizes and rates are written."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+
+
+def byte_size(text: str) -> int:
+    """Bytes from `12GB` (10^9), `12GiB`, `900MB` or a plain number, as argparse wants it."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match.group(2).upper() not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text} is not a size such as 12GB, 12GiB or 900MB")
+    value = float(match.group(1)) * _UNITS[match.group(2).upper()]
+    if not math.isfinite(value) or value >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is more than any machine has")
+    return int(value)
+
+
+def byte_rate(text: str) -> float:
+    """Bytes per second from `2GB/s`, as argparse wants it."""
+    rate = byte_size(re.sub(r"/s(ec)?$", "", text.strip()))
+    if rate <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a rate such as 2GB/s")
+    return float(rate)
+
+
+def pixels(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT in pixels, as argparse wants it."""
+    match = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is not a size such as 128x128")
+    return int(match.group(1)), int(match.group(2))
+
+
+def whole_number(text: str) -> int:
+    """A whole number, as argparse wants it."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
+
+
+def number(text: str) -> float:
+    """A finite number, as argparse wants it."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, as argparse wants it."""
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def component_format(text: str) -> tuple[str, str]:
+    """COMPONENT=TYPE, as argparse wants it."""
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form transformer=Q6_K")
+    return name, value.upper()
+
+
+def add_planning(parser: argparse.ArgumentParser) -> None:
+    """The request and the machine of `plan` and `simulate`."""
+    parser.add_argument("--model", default="starter", metavar="NAME|PATH", help="a known model, here or not yet")
+    parser.add_argument(
+        "--gpu", metavar="PROFILE", help="a card by name, a profile's file, or `list` (default: this one)"
+    )
+    parser.add_argument("--vram", type=byte_size, metavar="SIZE", help="memory of the card, e.g. 12GB")
+    parser.add_argument("--headroom", type=byte_size, metavar="SIZE", help="memory to leave to others")
+    parser.add_argument("--link", type=byte_rate, metavar="RATE", help="from host memory to the card, e.g. 12GB/s")
+    parser.add_argument("--ram", type=byte_size, metavar="SIZE", help="host memory")
+    parser.add_argument("--size", type=pixels, metavar="WxH", help="pixels (default: the model's)")
+    parser.add_argument("--frames", type=whole_number, help="frames of a clip")
+    parser.add_argument("--steps", type=whole_number, help="sampling steps (default: the model's)")
+    parser.add_argument("--guidance", type=number, help="how closely to follow the prompt (default: the model's)")
+    parser.add_argument("--batch", type=whole_number, default=1, help="pictures at once")
+    parser.add_argument("--prefer", type=share, default=0.5, metavar="0..1", help="0 fastest, 1 best quality")
+    parser.add_argument(
+        "--format", type=component_format, action="append", default=[], metavar="COMPONENT=TYPE", help="fix a format"
+    )
+    parser.add_argument("--slots", type=whole_number, help="buffers for streamed blocks")
+    parser.add_argument("--tile", default="auto", metavar="auto|off|SIZE", help="tiles of the VAE, in pixels")
+    parser.add_argument("--no-fold", action="store_true", help="keep modulation weights on the device")
+    parser.add_argument("--encoded", action="store_true", help="the text's encoding is cached")
+    parser.add_argument("--chart", metavar="FILE.svg", help="write the residency chart")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,0 +1,245 @@
+"""`residency plan` and `residency simulate`: what would sit in memory, when, for how long, and why."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from core import folders
+from core.files import write_atomically
+from core.hardware import profile as cards
+from core.hardware.machine import detect
+from core.hardware.match import best_profile
+from core.hardware.profile import HardwareProfile
+from core.messages import LedgerRecord, UserError
+from core.models import profile as models
+from core.models.profile import ModelProfile
+from core.planning import chart
+from core.planning.explain import seconds, size
+from core.planning.job import Job, job_of
+from core.planning.simulate import Simulation
+from core.planning.simulate import simulate as run_simulation
+from core.planning.solve import Options, solve
+from core.plans import Alternative, Plan
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print the plan of a request; with `--chart`, draw its simulation."""
+    if options.gpu == "list":
+        return _list_cards()
+    job, hardware, wanted = read(options)
+    decided, alternatives = solve(job, hardware, wanted)
+    if options.chart:
+        _write_chart(Path(options.chart), decided, run_simulation(decided, job, hardware, wanted), job, hardware)
+    if options.json:
+        print(msgspec.json.encode(report(decided, alternatives, hardware)).decode())
+    else:
+        _print(decided, alternatives, job, hardware)
+    return 0
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """Run the plan of a request in virtual time and print its phases and, as JSON, its ledger."""
+    if options.gpu == "list":
+        return _list_cards()
+    job, hardware, wanted = read(options)
+    decided, alternatives = solve(job, hardware, wanted)
+    simulation = run_simulation(decided, job, hardware, wanted)
+    if options.chart:
+        _write_chart(Path(options.chart), decided, simulation, job, hardware)
+    if options.json:
+        data = report(decided, alternatives, hardware)
+        simulated = {phase.label: phase for phase in simulation.phases}
+        for phase in data["phases"]:
+            if phase["name"] in simulated:
+                phase["seconds"] = simulated[phase["name"]].seconds
+                phase["step_seconds"] = simulated[phase["name"]].step_seconds
+        data |= {
+            "total_seconds": simulation.total_seconds,
+            "peak_device_bytes": simulation.peak_bytes,
+            "link_bytes": simulation.link_bytes,
+            "ledger": [_record(record) for record in simulation.ledger],
+        }
+        print(msgspec.json.encode(data).decode())
+    else:
+        print(f"{job.model.title} on {hardware.title}, in virtual time")
+        for phase in simulation.phases:
+            print(f"  {phase.label:14} {seconds(phase.seconds):>10}   {seconds(phase.step_seconds):>9} a step")
+        print(
+            f"  {'together':14} {seconds(simulation.total_seconds):>10}   peak {size(simulation.peak_bytes)}, "
+            f"{size(simulation.link_bytes)} over the link, {len(simulation.ledger)} ledger records"
+        )
+    return 0
+
+
+def read(options: argparse.Namespace) -> tuple[Job, HardwareProfile, Options]:
+    """The job, the machine and the wishes that a command line means. Raises UserError for what is impossible."""
+    model = find_model(options.model)
+    hardware = find_hardware(options)
+    width, height = options.size or (None, None)
+    job = job_of(
+        model,
+        width=width,
+        height=height,
+        frames=options.frames,
+        steps=options.steps,
+        guidance=options.guidance,
+        batch=options.batch,
+        encoded=options.encoded,
+    )
+    unknown = [name for name, _ in options.format if name not in model.components]
+    if unknown:
+        raise UserError(f"{model.name} has no component called {unknown[0]}; it has {', '.join(model.components)}.")
+    if options.slots is not None and not 2 <= options.slots <= 8:
+        raise UserError(f"{options.slots} slots are not possible; give 2 to 8.")
+    tiles = options.tile
+    if tiles not in ("auto", "off"):
+        if not tiles.isdigit() or int(tiles) < 4 * model.defaults.spatial:
+            raise UserError(f"A tile of {tiles} is not possible; give auto, off or pixels such as 512.")
+        tiles = str(int(tiles) // model.defaults.spatial)
+    wanted = Options(
+        prefer=options.prefer,
+        formats=dict(options.format),
+        slots=options.slots or 2,
+        fold=False if options.no_fold else None,
+        tiles=tiles,
+        headroom_bytes=options.headroom,
+    )
+    return job, hardware, wanted
+
+
+def find_model(name: str) -> ModelProfile:
+    """A shipped profile by name, else a model on this machine."""
+    if name in models.names():
+        return models.load(name)
+    path = folders.user_path(name)
+    if path.suffix == ".json" and path.is_file():
+        return models.read(path)
+    return models.load(name)
+
+
+def find_hardware(options: argparse.Namespace) -> HardwareProfile:
+    """The card that was asked for, or this machine's, with what the command line changes about it."""
+    hardware = cards.load(options.gpu) if options.gpu else best_profile(detect())
+    if hardware is None:
+        raise UserError("This machine's graphics card is not known; name a similar one with --gpu (`--gpu list`).")
+    changes: dict[str, Any] = {}
+    if options.vram is not None:
+        changes["memory_bytes"] = options.vram
+    if options.link is not None:
+        changes |= {"pinned_rate": options.link, "staged_rate": min(options.link, hardware.staged_rate or options.link)}
+    if options.ram is not None:
+        changes["host_bytes"] = options.ram
+    return msgspec.structs.replace(hardware, **changes)
+
+
+def report(decided: Plan, alternatives: list[Alternative], hardware: HardwareProfile) -> dict[str, Any]:
+    """A plan as the JSON object of the contract."""
+    return {
+        "model": decided.model,
+        "gpu": decided.gpu,
+        "budget_bytes": decided.budget_bytes,
+        "total_seconds": decided.total_seconds,
+        "next_prompt_seconds": decided.next_seconds,
+        "expected_seconds": decided.expected_seconds,
+        "peak_device_bytes": decided.peak_bytes,
+        "link_bytes": decided.link_bytes,
+        "quality_loss": decided.loss,
+        "pinned": decided.pinned,
+        "calibrated": hardware.calibrated,
+        "components": {
+            component.name: {
+                "format": component.format,
+                "bytes": component.bytes,
+                "kept_bytes": component.kept_bytes,
+                "folded_bytes": component.folded_bytes,
+                "reason": component.reason,
+            }
+            for component in decided.components
+        },
+        "phases": [
+            {
+                "name": phase.label,
+                "seconds": phase.seconds,
+                "step_seconds": phase.step_seconds,
+                "load_seconds": phase.load_seconds,
+                "passes": phase.passes,
+                "resident_bytes": phase.resident_bytes,
+                "streamed_bytes": phase.streamed_bytes,
+                "kept_bytes": phase.kept_bytes,
+                "activation_bytes": phase.activation_bytes,
+                "slots": phase.slots,
+                "tile": phase.tile,
+                "skipped": phase.skipped,
+                "peak_device_bytes": phase.peak_bytes,
+            }
+            for phase in decided.phases
+        ],
+        "alternatives": [msgspec.to_builtins(alternative) for alternative in alternatives],
+        "reasons": list(decided.reasons),
+    }
+
+
+def _print(decided: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> None:
+    frames = f", {job.frames} frames" if job.frames > 1 else ""
+    print(f"{job.model.title} on {hardware.title}: {job.width}x{job.height}{frames}, {job.steps} steps")
+    print(
+        f"this prompt {seconds(decided.total_seconds)} with loading, the next {seconds(decided.next_seconds)}; "
+        f"peak {size(decided.peak_bytes)} of {size(decided.budget_bytes)} that may be used\n"
+    )
+    heads = ("phase", "seconds", "a step", "resident", "streamed", "slots", "activations", "peak")
+    print("{:14}{:>10}{:>10}{:>11}{:>11}{:>7}{:>13}{:>10}".format(*heads))
+    for phase in decided.phases:
+        print(
+            f"{phase.label:14}{'cached' if phase.skipped else seconds(phase.seconds):>10}"
+            f"{seconds(phase.step_seconds):>10}{size(phase.resident_bytes):>11}"
+            f"{size(phase.streamed_bytes) if phase.streamed_bytes else '-':>11}{phase.slots or '-':>7}"
+            f"{size(phase.activation_bytes):>13}{size(phase.peak_bytes):>10}"
+        )
+    print("\n{:18}{:>8}{:>11}{:>23}".format("component", "format", "bytes", "stays between prompts"))
+    for component in decided.components:
+        print(
+            f"{component.name:18}{component.format:>8}{size(component.bytes):>11}"
+            f"{size(component.kept_bytes) if component.kept_bytes else 'nothing':>23}"
+        )
+    print()
+    for line in chart.bars(decided, colour=sys.stdout.isatty()):
+        print(line)
+    print("\nWhy")
+    for reason in decided.reasons:
+        print(f"- {reason}")
+    if alternatives:
+        print("\nAlso considered")
+    for alternative in alternatives:
+        formats = ", ".join(
+            f"{name} {value}" for name, value in alternative.formats.items() if value != decided.component(name).format
+        )
+        print(
+            f"- {formats or 'the same formats'}: {seconds(alternative.total_seconds)}, next "
+            f"{seconds(alternative.next_seconds)}; {alternative.why_not}"
+        )
+
+
+def _record(record: LedgerRecord) -> dict[str, Any]:
+    return {key: value for key, value in msgspec.to_builtins(record).items() if key != "type"}
+
+
+def _write_chart(path: Path, decided: Plan, simulation: Simulation, job: Job, hardware: HardwareProfile) -> None:
+    title = f"{job.model.title} on {hardware.title}, {job.width}x{job.height}, {job.steps} steps"
+    text = chart.svg(simulation, decided, title)
+    path = folders.user_path(str(path))
+    try:
+        write_atomically(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); give another file with --chart.") from error
+
+
+def _list_cards() -> int:
+    for name in cards.names():
+        card = cards.load(name)
+        print(f"{name:22} {card.title:36} {card.memory_bytes / 2**30:6.0f} GiB  {card.link}")
+    return 0

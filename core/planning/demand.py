@@ -1,0 +1,204 @@
+"""What one component asks of a machine in one job and one format: bytes of its blocks, seconds, activations."""
+
+from __future__ import annotations
+
+import msgspec
+
+from core.hardware.profile import HardwareProfile
+from core.models.profile import BlockKind, ComponentProfile, PhaseNeed, Tensor, evaluate
+from core.planning import policy
+from core.planning.job import Job
+from core.precision.formats import FORMATS
+
+# Kinds of blocks whose bytes differ by less are counted together (T5's first block also holds the position biases).
+_ALIKE = 0.02
+# diffusers tiles with an overlap of a quarter of an edge (AutoencoderKL.tile_overlap_factor), so each pixel of the
+# inside is decoded 1 / (1 - 0.25)^2 times.
+TILE_OVERLAP = 0.25
+
+
+class Blocks(msgspec.Struct, frozen=True):
+    """`count` blocks of about one size, in bytes of one as held on the device."""
+
+    kinds: tuple[str, ...]
+    count: int
+    bytes: int
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """A component in one format at a job's size.
+
+    `blocks` are by falling size. `rest_bytes` lie outside of blocks and are always resident while it runs. `seconds` is
+    one pass with everything resident, decoding included; `sequence` splits it by blocks in execution order, as (index
+    into `blocks`, seconds), and what is left belongs to the rest. `folded_bytes` are off the device during the phase.
+    """
+
+    name: str
+    format: str
+    loss: float
+    blocks: tuple[Blocks, ...]
+    rest_bytes: int
+    bytes: int  # with every block resident
+    folded_bytes: int
+    seconds: float
+    sequence: tuple[tuple[int, float], ...] = ()
+    scratch_bytes: int
+    activation_bytes: int
+    streams: bool
+
+
+def compute_format(hardware: HardwareProfile) -> str:
+    """What networks compute in: F32 on a CPU, else BF16, or F16 where the card has no BF16."""
+    if hardware.vendor == "cpu":
+        return "F32"
+    return "BF16" if "BF16" in hardware.matmul_rate else "F16"
+
+
+def demand(
+    name: str,
+    component: ComponentProfile,
+    need: PhaseNeed,
+    job: Job,
+    hardware: HardwareProfile,
+    wanted: str,
+    *,
+    fold: bool = False,
+    tile: int | None = None,
+) -> Demand:
+    """What a component needs in a phase when it is held in a format.
+
+    Args:
+        wanted: the format; tensors that cannot take it get the one that core.planning.policy says.
+        fold: leave modulation weights off the device (their outputs are computed once per schedule).
+        tile: edge of a tile in latent positions, None to run whole.
+    """
+    compute = compute_format(hardware)
+    variables = job.variables(need)
+    repeat = 1.0
+    if tile is not None and tile * tile < variables["A"]:
+        frames = variables["N"] / variables["A"]
+        repeat = 1 / (1 - TILE_OVERLAP) ** 2
+        tiled = {**variables, "A": float(tile * tile), "N": tile * tile * frames}
+    else:
+        tiled = variables
+    counts: dict[str, int] = {}
+    for kind, count in component.order:
+        counts[kind] = counts.get(kind, 0) + count
+    sizes, each, folded = {}, {}, 0
+    for kind, count in counts.items():
+        held, away = _held(component.kinds[kind], wanted, component.source_format, compute, fold)
+        sizes[kind] = held
+        folded += away * count
+        one = _seconds(component.kinds[kind], held, wanted, component, variables, hardware, repeat)
+        each[kind] = one * job.batch
+    rest_bytes, away = _held(component.rest, wanted, component.source_format, compute, fold)
+    folded += away
+    outside = _seconds(component.rest, rest_bytes, wanted, component, variables, hardware, repeat) * job.batch
+    blocks = _together(sizes, counts)
+    place = {kind: index for index, part in enumerate(blocks) for kind in part.kinds}
+    sequence = tuple((place[kind], each[kind]) for kind, count in component.order for _ in range(count))
+    every = [(tensor, 1) for tensor in component.rest.tensors]
+    every += [(tensor, count) for kind, count in counts.items() for tensor in component.kinds[kind].tensors]
+    wide = 4 if compute == "F32" else 2
+    return Demand(
+        name=name,
+        format=wanted,
+        loss=policy.loss(every, wanted, component.source_format, need.phase.value),
+        blocks=blocks,
+        rest_bytes=rest_bytes,
+        bytes=rest_bytes + sum(part.bytes * part.count for part in blocks),
+        folded_bytes=folded,
+        seconds=outside + sum(one for _, one in sequence),
+        sequence=sequence,
+        scratch_bytes=_scratch(every, wanted, component.source_format),
+        activation_bytes=round(_activation(component, tiled, hardware) * job.batch * wide / 2),
+        streams=need.phase.value != "decode" and bool(counts) and not hardware.unified,
+    )
+
+
+def _held(kind: BlockKind, wanted: str, source: str, compute: str, fold: bool) -> tuple[int, int]:
+    """(bytes on the device, bytes folded away) of one block; tensors start at 256-byte offsets."""
+    held = away = 0
+    for tensor in kind.tensors:
+        name = policy.tensor_format(tensor, wanted, source)
+        if not FORMATS[name].packed:
+            name = compute  # what is not packed is held as it computes
+        size = -(-FORMATS[name].bytes_of(tensor.shape) // 256) * 256
+        if fold and tensor.role == "modulation":
+            away += size
+        else:
+            held += size
+    return held, away
+
+
+def _seconds(
+    kind: BlockKind,
+    size: int,
+    wanted: str,
+    component: ComponentProfile,
+    variables: dict[str, float],
+    hardware: HardwareProfile,
+    repeat: float,
+) -> float:
+    """Seconds of one block: its operations or its bytes, whichever takes longer, and the decoding of packed tensors."""
+    operations = evaluate(kind.flops, variables) * repeat
+    seconds = max(operations / hardware.rate_of(compute_format(hardware)), size / hardware.memory_bandwidth)
+    for name, elements in _packed(kind.tensors, wanted, component.source_format).items():
+        seconds += 2 * elements / decode_rate(hardware, name)
+    return seconds
+
+
+def _packed(tensors: list[Tensor], wanted: str, source: str) -> dict[str, int]:
+    """Elements by packed format; embeddings are left out, since only the rows of the text are decoded."""
+    elements: dict[str, int] = {}
+    for tensor in tensors:
+        name = policy.tensor_format(tensor, wanted, source)
+        if FORMATS[name].packed and tensor.role != "embedding":
+            elements[name] = elements.get(name, 0) + _count(tensor)
+    return elements
+
+
+def decode_rate(hardware: HardwareProfile, name: str) -> float:
+    """Bytes of 16-bit output per second; where not measured, half of what the memory traffic alone would allow."""
+    known = hardware.decode_rate.get(name)
+    if known:
+        return known
+    stored = FORMATS[name].bits / 16
+    return 0.5 * hardware.memory_bandwidth / (1 + stored)
+
+
+def _scratch(tensors: list[tuple[Tensor, int]], wanted: str, source: str) -> int:
+    """The one buffer that packed tensors are decoded into: the largest of them at 16 bit."""
+    packed = [
+        2 * _count(tensor)
+        for tensor, _ in tensors
+        if tensor.role != "embedding" and FORMATS[policy.tensor_format(tensor, wanted, source)].packed
+    ]
+    return max(packed, default=0)
+
+
+def _activation(component: ComponentProfile, variables: dict[str, float], hardware: HardwareProfile) -> float:
+    """Peak bytes beside the weights; a kernel that materialises the attention matrix needs that too."""
+    peak = evaluate(component.activation, variables)
+    if not {"flash", "efficient"} & set(hardware.attention):
+        peak += evaluate(component.attention_matrix, variables)
+    return max(0.0, peak)
+
+
+def _together(sizes: dict[str, int], counts: dict[str, int]) -> tuple[Blocks, ...]:
+    """Kinds by falling size, those of about one size as one; a group counts every block at its largest size."""
+    groups: list[Blocks] = []
+    for kind in sorted(sizes, key=lambda kind: -sizes[kind]):
+        last = groups[-1] if groups else None
+        if last is not None and sizes[kind] >= last.bytes * (1 - _ALIKE):
+            groups[-1] = Blocks((*last.kinds, kind), last.count + counts[kind], last.bytes)
+        else:
+            groups.append(Blocks((kind,), counts[kind], sizes[kind]))
+    return tuple(groups)
+
+
+def _count(tensor: Tensor) -> int:
+    product = 1
+    for extent in tensor.shape:
+        product *= extent
+    return product

@@ -1,0 +1,126 @@
+"""A plan in words: why each format, why each byte is where it is, and why the next best plan lost."""
+
+from __future__ import annotations
+
+from core.hardware.profile import HardwareProfile
+from core.messages import Phase
+from core.planning.job import Job
+from core.planning.policy import sixteen_bit
+from core.planning.search import Found
+from core.plans import Alternative, ComponentPlan, PhasePlan, Plan
+from core.precision.formats import FORMATS
+
+_KINDS = {Phase.ENCODE: "text encoder", Phase.DENOISE: "transformer", Phase.DECODE: "VAE"}
+
+
+def explain(plan: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> list[str]:
+    """One sentence for each decision, the most important first."""
+    reasons = [_residency(plan, phase, hardware) for phase in plan.phases if phase.phase is Phase.DENOISE]
+    packed = [component for component in plan.components if component.format != _source(component, job)]
+    reasons += [_format(plan, component, job, alternatives) for component in packed]
+    reasons += _between(plan, job)
+    reasons += [
+        f"{_kind(phase)} runs in tiles of {phase.tile * job.model.defaults.spatial} pixels: whole it would need more "
+        "memory than is left beside what stays warm"
+        for phase in plan.phases
+        if phase.tile is not None
+    ]
+    reasons += [
+        f"{size(component.folded_bytes)} of modulation weights of the {component.name} stay off the device: their "
+        "outputs depend only on the timestep and the text, and are computed once"
+        for component in plan.components
+        if component.folded_bytes
+    ]
+    if job.encoded:
+        reasons.append("the encoding of this text is cached: no text encoder is needed")
+    return reasons
+
+
+def why_not(runner: Found, loss: float, chosen: Found, chosen_loss: float, limit: float) -> str:
+    """Why a plan lost against the chosen one."""
+    slower = runner.expected / chosen.expected - 1
+    if loss < chosen_loss:
+        if runner.expected > limit:
+            return f"better quality, but {slower:.0%} slower over this prompt and the next"
+        return f"better quality at {slower:+.0%} time, but it was not asked for"
+    if loss > chosen_loss:
+        return f"coarser weights, and only {-slower:.0%} faster" if slower < 0 else "coarser weights and not faster"
+    return f"the same quality, {slower:.0%} slower"
+
+
+def size(count: int) -> str:
+    """Bytes for people, e.g. 4.2 GB (10^9) or 38 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 95e7 else f"{count / 1e6:.0f} MB"
+
+
+def seconds(value: float) -> str:
+    """Seconds for people, e.g. 0.35 s, 12 s, 3 min 20 s."""
+    if value >= 120:
+        return f"{int(value // 60)} min {round(value % 60)} s"
+    return f"{value:.0f} s" if value >= 20 else f"{value:.1f} s" if value >= 1 else f"{value:.2f} s"
+
+
+def _residency(plan: Plan, phase: PhasePlan, hardware: HardwareProfile) -> str:
+    name = phase.placements[0].component
+    held, activations = size(phase.resident_bytes), size(phase.activation_bytes)
+    if not phase.streamed_bytes:
+        return f"the whole {name} ({held}) fits beside its activations ({activations}) in {phase.label}"
+    rate = hardware.link_rate(pinned=plan.pinned)
+    copying, computing = phase.streamed_bytes / rate, phase.placements[0].compute_seconds
+    streams = f"{size(phase.streamed_bytes)} of the {name} stream in every pass and {held} stay"
+    if copying <= computing * 1.02:
+        return f"{streams}: copying takes {seconds(copying)} and hides behind {seconds(computing)} of computing"
+    pace = f"the link takes {seconds(copying)} a pass and computing {seconds(computing)}"
+    return f"{streams}: {pace}, so the link sets the pace"
+
+
+def _source(component: ComponentPlan, job: Job) -> str:
+    return sixteen_bit(job.model.components[component.name].source_format)
+
+
+def _format(plan: Plan, component: ComponentPlan, job: Job, alternatives: list[Alternative]) -> str:
+    role = next(phase.phase for phase in plan.phases if any(p.component == component.name for p in phase.placements))
+    bits = FORMATS[component.format].bits
+    words = f"the {component.name} is held as {component.format} ({size(component.bytes)}, {bits:.1f} bits a weight)"
+    if role is Phase.ENCODE:
+        return (
+            f"{words} instead of {_source(component, job)}: a text encoder is the safe place to save, and the "
+            "transformer can use what it frees"
+        )
+    finer = [a for a in alternatives if FORMATS[a.formats[component.name]].bits > bits]
+    if not finer:
+        return f"{words}: finer than that does not pay on this card"
+    best = min(finer, key=lambda a: a.expected_seconds)
+    return (
+        f"{words}: {best.formats[component.name]} would take {seconds(best.total_seconds)} instead of "
+        f"{seconds(plan.total_seconds)}, and {seconds(best.next_seconds)} instead of {seconds(plan.next_seconds)} for "
+        "the next prompt"
+    )
+
+
+def _between(plan: Plan, job: Job) -> list[str]:
+    """What stays between jobs, and what the next prompt takes."""
+    kept = [component for component in plan.components if component.kept_bytes]
+    gone = [component for component in plan.components if component.kept_bytes < component.bytes]
+    words = []
+    if not gone:
+        total = size(sum(component.kept_bytes for component in kept))
+        words.append(f"everything stays on the device between prompts ({total}): the next prompt loads nothing")
+    else:
+        stays = " and ".join(
+            f"the {c.name} ({size(c.bytes)})"
+            if c.kept_bytes == c.bytes
+            else f"{size(c.kept_bytes)} of the {size(c.bytes)} of the {c.name}"
+            for c in kept
+        )
+        leaves = size(sum(component.bytes - component.kept_bytes for component in gone))
+        words.append(
+            f"between prompts {stays or 'nothing'} {'stays' if len(kept) < 2 else 'stay'} on the device; {leaves} come "
+            "over the link again"
+        )
+    words.append(f"the next prompt with other words takes about {seconds(plan.next_seconds)}")
+    return words
+
+
+def _kind(phase: PhasePlan) -> str:
+    return f"the {_KINDS.get(phase.phase, phase.label)}"

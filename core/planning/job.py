@@ -1,0 +1,117 @@
+"""A request as planning sees it: what is made of which size, in how many passes, and what is there already."""
+
+from __future__ import annotations
+
+import msgspec
+
+from core.messages import UserError
+from core.models.profile import ModelProfile, PhaseNeed
+
+# What the next prompt is, until the person's own history says otherwise: most people change words and look again.
+# Assumed; a history of jobs replaces it.
+NEXT_TEXT, NEXT_SEED, NEXT_MODEL = 0.6, 0.3, 0.1
+
+
+class Next(msgspec.Struct, frozen=True):
+    """Chances of what follows this job: other words, the same words with another seed or size, another model."""
+
+    text: float = NEXT_TEXT
+    seed: float = NEXT_SEED
+    model: float = NEXT_MODEL
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture, clip or sound to make with a model; every default is filled in.
+
+    `encoded` says that the encoding of this text is cached. `warm` counts bytes of each component that lie on the
+    device already, `in_memory` names components whose files are in host memory.
+    """
+
+    model: ModelProfile
+    width: int
+    height: int
+    frames: int = 1
+    steps: int
+    guidance: float | None = None
+    batch: int = 1
+    text_tokens: int
+    encoded: bool = False
+    warm: dict[str, int] = {}
+    in_memory: frozenset[str] = frozenset()
+    next: Next = Next()
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs a second, unguided pass a step."""
+        return self.guidance is not None and self.guidance > 1.0
+
+    def passes(self, need: PhaseNeed) -> int:
+        """How often the components of a phase run."""
+        if need.passes == "once":
+            return 1
+        steps = need.steps if need.steps is not None else max(1, round(self.steps * need.share))
+        return steps * (2 if need.guided and self.guided else 1)
+
+    def steps_of(self, need: PhaseNeed) -> int:
+        """Sampling steps of a phase; 1 where it has none."""
+        if need.passes == "once":
+            return 1
+        return need.steps if need.steps is not None else max(1, round(self.steps * need.share))
+
+    def variables(self, need: PhaseNeed) -> dict[str, float]:
+        """N, A and T of a phase, as core.models.profile.Polynomial means them."""
+        limits = self.model.defaults
+        if limits.positions_per_second is not None:
+            area, frames = 1.0, (limits.seconds or 1.0) * limits.positions_per_second
+        else:
+            area = (self.width * need.scale // limits.spatial) * (self.height * need.scale // limits.spatial)
+            frames = (self.frames - 1) // limits.temporal + 1
+        return {"N": area * frames, "A": area, "T": float(self.text_tokens)}
+
+
+def job_of(
+    model: ModelProfile,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    frames: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    batch: int = 1,
+    encoded: bool = False,
+    warm: dict[str, int] | None = None,
+    in_memory: frozenset[str] = frozenset(),
+) -> Job:
+    """A job with the model's own defaults filled in.
+
+    Raises:
+        UserError: a number is out of range; the sentence says which and what would do.
+    """
+    limits = model.defaults
+    job = Job(
+        model=model,
+        width=limits.width if width is None else width,
+        height=limits.height if height is None else height,
+        frames=limits.frames if frames is None else frames,
+        steps=limits.steps if steps is None else steps,
+        guidance=guidance if guidance is not None else limits.guidance,
+        batch=batch,
+        text_tokens=limits.text_tokens,
+        encoded=encoded,
+        warm=warm or {},
+        in_memory=in_memory,
+    )
+    multiple = limits.size_multiple
+    for name, value in (("width", job.width), ("height", job.height)):
+        if limits.positions_per_second is None and not (multiple <= value <= 16_384 and value % multiple == 0):
+            near = max(multiple, min(16_384, round(value / multiple) * multiple))
+            raise UserError(f"A {name} of {value} is not possible with {model.name}; {near} is the nearest that is.")
+    if not 1 <= job.steps <= 1000:
+        raise UserError(f"{job.steps} steps are not possible; give 1 to 1000.")
+    if not 1 <= job.batch <= 64:
+        raise UserError(f"{job.batch} pictures at once are not possible; give 1 to 64.")
+    if not 1 <= job.frames <= 10_000:
+        raise UserError(f"{job.frames} frames are not possible; give 1 to 10000.")
+    if job.frames > 1 and model.makes == "image":
+        raise UserError(f"{model.name} makes still pictures; leave --frames away.")
+    return job

@@ -1,0 +1,78 @@
+"""Which formats a component may take, which format each of its tensors then gets, and what that costs in quality.
+
+The rules are those the field agrees on: one-dimensional tensors and norms keep their source, in- and output layers and
+convolutions 16 bit, embeddings at least Q6_K, modulation at least Q8_0 unless it is folded, CLIP and VAE at 16 bit.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import msgspec
+
+from core.models.profile import ComponentProfile, Tensor
+from core.precision.formats import FORMATS, fitting
+
+# The ladder that plans climb, best first. Q3_K only on request; Q2_K never by itself.
+LADDER = ("Q8_0", "Q6_K", "Q5_K", "Q4_K")
+_FINER = {"embedding": "Q6_K", "modulation": "Q8_0"}  # what these roles take at least
+
+# How much one unit of squared relative weight error of a component shows in the result, against the transformer's 1.
+# Assumed from practice: a text encoder at Q8_0 to Q5_K is called nearly free, a VAE's error is seen directly.
+_WEIGHT = {"encode": 0.05, "denoise": 1.0, "decode": 1.0}
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One format of a component: its name, and the mean squared relative error weighted by what shows of it."""
+
+    format: str
+    loss: float
+
+
+def sixteen_bit(source: str) -> str:
+    """What "unquantized" means for a component: its source, or BF16 where the file keeps F32."""
+    return "BF16" if source == "F32" else source
+
+
+def allowed(component: ComponentProfile, role: str) -> tuple[str, ...]:
+    """The formats a component may take, best first. `role` is the phase it belongs to (encode, denoise, decode)."""
+    source = sixteen_bit(component.source_format)
+    if role == "decode" or component.class_name.startswith("CLIP") or "UNet" in component.class_name:
+        return (source,)  # VAE and CLIP break easily; a UNet is mostly convolutions, whose rows fit no packed format
+    if FORMATS[source].packed:
+        return (source,)
+    return (source, *(name for name in LADDER if FORMATS[name].bits < FORMATS[source].bits))
+
+
+def tensor_format(tensor: Tensor, wanted: str, source: str) -> str:
+    """The format of one tensor when its component is held in `wanted`."""
+    if tensor.role in ("keep", "io", "conv") or not FORMATS[wanted].packed:
+        return sixteen_bit(source) if FORMATS[wanted].packed else wanted
+    least = _FINER.get(tensor.role)
+    if least is not None and FORMATS[least].bits > FORMATS[wanted].bits:
+        wanted = least
+    return fitting(wanted, tensor.shape, sixteen_bit(source))
+
+
+@cache
+def weight_of(role: str) -> float:
+    """How much of a component's weight error shows, by its phase."""
+    return _WEIGHT.get(role, 1.0)
+
+
+def loss(tensors: list[tuple[Tensor, int]], wanted: str, source: str, role: str) -> float:
+    """Predicted loss of holding tensors (each with its count) in a format: weighted mean of squared relative errors.
+
+    Against the source, so an unquantized component loses nothing. Per-tensor sensitivities replace the mean where they
+    have been measured.
+    """
+    total, error = 0, 0.0
+    for tensor, count in tensors:
+        elements = count
+        for extent in tensor.shape:
+            elements *= extent
+        total += elements
+        name = tensor_format(tensor, wanted, source)
+        if FORMATS[name].bits < FORMATS[sixteen_bit(source)].bits:
+            error += elements * FORMATS[name].rel_rmse ** 2
+    return weight_of(role) * error / total if total else 0.0

@@ -1,0 +1,239 @@
+"""Runs a plan in virtual time: what a card that nobody here owns would do, block by block, with its ledger.
+
+Two lanes, one for copies (from host memory, or from the disk while files are cold) and one for kernels. A streamed
+block waits for a free slot, a kernel for its block, and a kernel takes (1 + a) times as long while the copy lane is
+busy. The same routine plays how other programs hold models (see Behaviour), so that they can be compared on one card.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from core.hardware.profile import HardwareProfile
+from core.messages import LedgerRecord
+from core.planning.demand import Demand
+from core.planning.job import Job
+from core.planning.search import Machine
+from core.planning.solve import Options, demands_of, machine_of
+from core.plans import PhasePlan, Placement, Plan
+
+_OWNER = "simulation"
+
+
+class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
+    """How a program streams. Ours overlaps, spreads and wraps around; `slots` is then the plan's number.
+
+    Without `overlap` a copy waits for the kernel before it and the kernel for the copy. Without `spread` the resident
+    blocks are the first ones. `rate` replaces the link's rate, for programs that copy from pageable memory.
+    """
+
+    overlap: bool = True
+    spread: bool = True
+    rate: float | None = None
+
+
+OURS = Behaviour()
+
+
+class SimulatedPhase(msgspec.Struct, frozen=True):
+    """Seconds of a phase, and of one of its steps once it has settled (the median step)."""
+
+    label: str
+    begin: float
+    seconds: float
+    step_seconds: float
+
+
+class Simulation(msgspec.Struct, frozen=True):
+    """A job in virtual time. Ledger records count seconds from its beginning."""
+
+    total_seconds: float
+    phases: tuple[SimulatedPhase, ...]
+    peak_bytes: int
+    link_bytes: int
+    ledger: tuple[LedgerRecord, ...]
+
+
+def simulate(
+    plan: Plan, job: Job, hardware: HardwareProfile, options: Options, behaviour: Behaviour = OURS
+) -> Simulation:
+    """Run a plan on a machine in virtual time."""
+    demands = demands_of(plan, job, hardware, options)
+    run = _Simulator(plan, job, hardware, machine_of(demands, hardware, options, plan.budget_bytes), behaviour)
+    phases = [run.phase(phase, row) for phase, row in zip(plan.phases, demands, strict=True) if not phase.skipped]
+    return Simulation(run.now, tuple(phases), run.peak, run.link_bytes, tuple(run.ledger))
+
+
+def streamed_positions(blocks: Sequence[int], resident: Sequence[int], *, spread: bool) -> list[bool]:
+    """Which blocks of a pass are streamed, in execution order.
+
+    Args:
+        blocks: for each block in execution order the index of its size.
+        resident: how many blocks of each size are resident.
+        spread: whether streamed blocks lie evenly among resident ones, or all at the end.
+    """
+    counts: dict[int, int] = {}
+    for size in blocks:
+        counts[size] = counts.get(size, 0) + 1
+    seen = dict.fromkeys(counts, 0)
+    result = []
+    for size in blocks:
+        index, count = seen[size], counts[size]
+        streamed = count - resident[size]
+        seen[size] += 1
+        if spread:
+            result.append((index + 1) * streamed // count > index * streamed // count)
+        else:
+            result.append(index >= resident[size])
+    return result
+
+
+class _Simulator:
+    def __init__(self, plan: Plan, job: Job, hardware: HardwareProfile, machine: Machine, behaviour: Behaviour) -> None:
+        self.plan, self.job, self.behaviour = plan, job, behaviour
+        self.link = behaviour.rate or machine.link
+        self.cold = {
+            name: self.link if name in job.in_memory else min(self.link, machine.cold) for name in job.model.components
+        }
+        self.contention = hardware.contention
+        self.link_counts = not hardware.unified
+        self.now = 0.0
+        self.held: dict[str, int] = {name: size for name, size in job.warm.items() if size}
+        self.peak = sum(self.held.values())
+        self.link_bytes = 0
+        self.ledger: list[LedgerRecord] = []
+        self.formats = {component.name: component.format for component in plan.components}
+
+    # -- one phase --------------------------------------------------------------------------------------------------
+
+    def phase(self, phase: PhasePlan, demands: Sequence[Demand]) -> SimulatedPhase:
+        begin = self.now
+        running = {placement.component for placement in phase.placements}
+        kept = {component.name: component.kept_bytes for component in self.plan.components}
+        for name in list(self.held):
+            if name not in running and name in kept:
+                self._change(name, min(0, kept[name] - self.held[name]), self.now, f"made room for {phase.label}")
+        extra = phase.activation_bytes + phase.scratch_bytes
+        slot = max((placement.slot_bytes for placement in phase.placements), default=0)
+        self._change("activations", extra, self.now, f"activations of {phase.label}")
+        self._change("slots", slot * phase.slots, self.now, f"{phase.slots} slots for streamed blocks")
+        steps: list[float] = []
+        for placement, demand in zip(phase.placements, demands, strict=True):
+            steps += self._component(placement, demand, phase)
+        self._change("slots", -slot * phase.slots, self.now, "the phase is over")
+        self._change("activations", -extra, self.now, "the phase is over")
+        for placement in phase.placements:
+            self._change(
+                placement.component,
+                min(0, placement.kept_bytes - self.held.get(placement.component, 0)),
+                self.now,
+                "not kept after its phase",
+            )
+        per_step = phase.passes // phase.steps if phase.steps else 1
+        settled = sorted(steps)[len(steps) // 2] * per_step if len(phase.placements) == 1 else self.now - begin
+        return SimulatedPhase(phase.label, begin, self.now - begin, settled)
+
+    def _component(self, placement: Placement, demand: Demand, phase: PhasePlan) -> list[float]:
+        """Every pass of a component; returns the seconds of each."""
+        sizes = [demand.blocks[index].bytes for index, _ in demand.sequence]
+        seconds = [one for _, one in demand.sequence]
+        streamed = streamed_positions(
+            [index for index, _ in demand.sequence], placement.resident_blocks, spread=self.behaviour.spread
+        )
+        outside = demand.seconds - sum(seconds)
+        had = self.held.get(placement.component, 0)
+        name, rate = placement.component, self.cold[placement.component]
+        arrivals: deque[tuple[float, float]] = deque()  # what the copy lane is busy with
+        copy_free = kernel_free = self.now
+        # weights outside of blocks come first, then the blocks in their order; what is there already is not copied
+        missing_rest = max(0, demand.rest_bytes - had)
+        had = max(0, had - demand.rest_bytes)
+        if demand.folded_bytes:  # evaluated once for the text and the schedule, then gone
+            copy_free = self._copy(arrivals, copy_free, demand.folded_bytes, rate)
+        if missing_rest:
+            copy_free = self._copy(arrivals, copy_free, missing_rest, rate)
+            self._change(name, missing_rest, copy_free, "needed by the phase")
+        ready = [0.0] * len(sizes)
+        for i, size in enumerate(sizes):
+            if not streamed[i] and had >= size:
+                had -= size
+                ready[i] = -1.0
+        slots: deque[float] = deque([self.now] * max(1, phase.slots))
+        marks = [self.now]
+        queue = deque(self._tasks(sizes, streamed, ready, phase.passes))
+        waiting: dict[tuple[int, int], float] = {}
+        kernel_free = max(kernel_free, copy_free if missing_rest else kernel_free)
+        for number in range(phase.passes):
+            for i in range(len(sizes)):
+                # copies are issued as far ahead as there are free slots
+                while queue and (not queue[0][2] or slots):
+                    if not self.behaviour.overlap and (queue[0][0], queue[0][1]) > (number, i):
+                        break
+                    pass_number, j, needs_slot = queue.popleft()
+                    start = max(copy_free, slots.popleft() if needs_slot else copy_free)
+                    if not self.behaviour.overlap:
+                        start = max(start, kernel_free)
+                    copy_free = self._copy(arrivals, start, sizes[j], rate if pass_number == 0 else self.link)
+                    waiting[pass_number, j] = copy_free
+                    if not needs_slot:
+                        self._change(name, sizes[j], copy_free, "needed by the phase")
+                start = max(kernel_free, waiting.pop((number, i), kernel_free))
+                kernel_free = self._kernel(arrivals, start, seconds[i])
+                if streamed[i]:
+                    slots.append(kernel_free)
+            kernel_free = self._kernel(arrivals, kernel_free, outside)
+            marks.append(kernel_free)
+        self.now = max(kernel_free, self.now)
+        return [b - a for a, b in itertools.pairwise(marks)]
+
+    @staticmethod
+    def _tasks(sizes: list[int], streamed: list[bool], ready: list[float], passes: int) -> list[tuple[int, int, bool]]:
+        """Copies in the order in which they are issued: (pass, block, needs a slot)."""
+        first = [(0, i, streamed[i]) for i in range(len(sizes)) if streamed[i] or ready[i] >= 0]
+        later = [i for i in range(len(sizes)) if streamed[i]]
+        return first + [(number, i, True) for number in range(1, passes) for i in later]
+
+    # -- lanes ------------------------------------------------------------------------------------------------------
+
+    def _copy(self, arrivals: deque[tuple[float, float]], start: float, size: int, rate: float) -> float:
+        end = start + size / rate
+        arrivals.append((start, end))
+        if self.link_counts:
+            self.link_bytes += size
+        return end
+
+    def _kernel(self, arrivals: deque[tuple[float, float]], start: float, seconds: float) -> float:
+        """When a kernel ends that takes `seconds` alone: slower by the contention while the copy lane is busy."""
+        at, left, slow = start, seconds, 1 + self.contention
+        while arrivals and arrivals[0][1] <= at:
+            arrivals.popleft()
+        for begin, end in arrivals:
+            if left <= 0 or not self.behaviour.overlap:
+                break
+            free = max(0.0, begin - at)
+            if left <= free:
+                break
+            left -= free
+            at = max(at, begin)
+            busy = max(0.0, end - at)
+            if left * slow <= busy:
+                return at + left * slow
+            left -= busy / slow
+            at += busy
+        return at + left
+
+    def _change(self, name: str, change: int, seconds: float, reason: str) -> None:
+        if not change:
+            return
+        self.held[name] = self.held.get(name, 0) + change
+        if not self.held[name]:
+            del self.held[name]
+        total = sum(self.held.values())
+        self.peak = max(self.peak, total)
+        self.ledger.append(
+            LedgerRecord(seconds, _OWNER, self.plan.model, name, self.formats.get(name, ""), change, total, reason)
+        )

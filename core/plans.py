@@ -1,0 +1,123 @@
+"""The decision for a job: formats, residency, phases, predicted bytes and seconds, and a reason for each.
+
+Plain data that planning makes, the engine carries out and the window draws.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Phase(StrEnum):
+    """The parts of a job that do not need each other's weights, in the order in which they run."""
+
+    LOAD = "load"
+    ENCODE = "encode"
+    DENOISE = "denoise"
+    DECODE = "decode"
+    SAVE = "save"
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """One component in one phase: which bytes are resident and which are streamed in every pass.
+
+    `resident_blocks` counts blocks of each size (largest first) that stay for the phase, `kept_bytes` what of it stays
+    through the other phases and after the job. `slot_bytes` is the largest streamed block.
+    """
+
+    component: str
+    blocks: int
+    resident_blocks: tuple[int, ...]
+    resident_bytes: int
+    streamed_bytes: int
+    slot_bytes: int
+    kept_bytes: int
+    compute_seconds: float  # of one pass with everything resident
+    pass_seconds: float  # of one pass as placed
+
+
+class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One phase: what it runs, for how long, and what lies on the device meanwhile.
+
+    `load_seconds` is what the first pass takes longer because weights arrive, in this job; `next_load_seconds` in the
+    next one. `peak_bytes` counts resident weights, slots, scratch, activations and what other phases keep.
+    """
+
+    phase: Phase
+    label: str
+    placements: tuple[Placement, ...]
+    steps: int
+    passes: int
+    slots: int
+    scratch_bytes: int
+    activation_bytes: int
+    tile: int | None  # edge in latent positions; None: whole
+    seconds: float
+    step_seconds: float
+    load_seconds: float
+    next_load_seconds: float
+    kept_bytes: int  # of components that do not run in this phase
+    peak_bytes: int
+    skipped: bool = False
+
+    @property
+    def resident_bytes(self) -> int:
+        """Weights of the running components that stay for the phase."""
+        return sum(placement.resident_bytes for placement in self.placements)
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Bytes that cross the link in every pass."""
+        return sum(placement.streamed_bytes for placement in self.placements)
+
+
+class ComponentPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The format of one component and why."""
+
+    name: str
+    format: str
+    bytes: int
+    kept_bytes: int
+    folded_bytes: int
+    loss: float
+    reason: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was decided.
+
+    `total_seconds` is this job with its loading, `next_seconds` the next prompt with other words; `expected_seconds` is
+    what was minimised: this job and the next, weighted by their chances.
+    """
+
+    model: str
+    gpu: str
+    budget_bytes: int
+    components: tuple[ComponentPlan, ...]
+    phases: tuple[PhasePlan, ...]
+    pinned: bool
+    total_seconds: float
+    next_seconds: float
+    expected_seconds: float
+    peak_bytes: int
+    link_bytes: int
+    loss: float
+    reasons: tuple[str, ...] = ()
+
+    def component(self, name: str) -> ComponentPlan:
+        """The plan of one component by name."""
+        return next(component for component in self.components if component.name == name)
+
+
+class Alternative(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan that lost, in short, and why."""
+
+    formats: dict[str, str]
+    total_seconds: float
+    next_seconds: float
+    expected_seconds: float
+    peak_bytes: int
+    loss: float
+    why_not: str

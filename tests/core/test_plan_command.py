@@ -1,0 +1,153 @@
+"""`residency plan` and `residency simulate` as scripts and people meet them: JSON of the contract, one sentence for bad input."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from core import cli
+from core.models import profile as models
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """The command in this process: (exit code, stdout, stderr)."""
+    try:
+        code = cli.main(words)
+    except SystemExit as end:  # argparse
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_plan_prints_the_contract_s_object(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("plan", "--model", "flux-schnell", "--gpu", "rx-7800-xt", "--size", "1024x1024", "--steps", "4", "--json")
+    code, out, err = run(capsys, *words)
+    assert (code, err) == (0, "")
+    plan = json.loads(out)
+    assert (plan["model"], plan["gpu"]) == ("flux-schnell", "rx-7800-xt")
+    keys = {"budget_bytes", "total_seconds", "next_prompt_seconds", "peak_device_bytes", "link_bytes", "quality_loss"}
+    assert keys <= set(plan)
+    assert set(plan["components"]) == {"text_encoder", "text_encoder_2", "transformer", "vae"}
+    assert all({"format", "bytes", "reason"} <= set(component) for component in plan["components"].values())
+    phase_keys = {"name", "seconds", "step_seconds", "resident_bytes", "streamed_bytes", "slots", "peak_device_bytes"}
+    assert all(phase_keys <= set(phase) for phase in plan["phases"])
+    assert all(phase["peak_device_bytes"] <= plan["budget_bytes"] for phase in plan["phases"])
+    assert plan["alternatives"]
+    assert all(alternative["why_not"] for alternative in plan["alternatives"])
+    assert plan["total_seconds"] == pytest.approx(sum(phase["seconds"] for phase in plan["phases"]))
+
+
+def test_plan_for_people_names_phases_formats_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "plan", "--model", "flux-schnell", "--gpu", "rx-7800-xt")
+    assert code == 0
+    for word in ("encode", "denoise", "decode", "transformer", "stays between prompts", "Why", "Also considered"):
+        assert word in out
+    assert "\x1b" not in out  # colours are for terminals
+
+
+def test_simulate_adds_a_ledger_that_adds_up(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    chart = tmp_path / "chart.svg"
+    words = ("simulate", "--model", "z-image-turbo", "--gpu", "rtx-3060", "--chart", str(chart), "--json")
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    report = json.loads(out)
+    total = 0
+    for record in report["ledger"]:
+        total += record["change"]
+        assert record["resident_bytes"] == total <= report["budget_bytes"]
+    assert max(record["resident_bytes"] for record in report["ledger"]) == report["peak_device_bytes"]
+    svg = ElementTree.parse(chart).getroot()
+    text = " ".join(element.text or "" for element in svg.iter("{http://www.w3.org/2000/svg}text"))
+    assert "budget" in text
+    assert "denoise" in text
+    code, out, _ = run(capsys, "simulate", "--model", "z-image-turbo", "--gpu", "rtx-3060")
+    assert code == 0
+    assert "ledger records" in out
+
+
+def test_the_command_line_changes_the_card(capsys: pytest.CaptureFixture[str]) -> None:
+    def total(*words: str) -> dict[str, float]:
+        code, out, err = run(capsys, "plan", "--model", "flux-schnell", "--json", *words)
+        assert code == 0, err
+        return json.loads(out)
+
+    whole = total("--gpu", "rtx-4090")
+    small = total("--gpu", "rtx-4090", "--vram", "12GB")
+    assert small["budget_bytes"] < whole["budget_bytes"]
+    assert small["budget_bytes"] == total("--gpu", "rtx-4090", "--vram", "12000MB")["budget_bytes"]
+    formats = ("--format", "transformer=BF16", "--format", "text_encoder_2=BF16", "--ram", "128GB")
+    slow = total("--gpu", "rtx-4090", "--vram", "12GB", "--link", "2GB/s", *formats)
+    fast = total("--gpu", "rtx-4090", "--vram", "12GB", "--link", "50GB/s", *formats)
+    assert slow["next_prompt_seconds"] > fast["next_prompt_seconds"]
+    roomy = total("--gpu", "rtx-4090", "--headroom", "0GB")
+    assert roomy["budget_bytes"] > whole["budget_bytes"]
+    assert total("--gpu", "rtx-4090", "--encoded")["phases"][0]["skipped"]
+
+
+def test_every_card_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "plan", "--gpu", "list")
+    assert code == 0
+    assert "rx-7800-xt" in out
+    assert len(out.splitlines()) >= 40
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--gpu", "rx-7800xt"), "did you mean"),
+        (("--gpu", "abacus"), "no profile of a card called abacus"),
+        (("--model", "flux-snell", "--gpu", "rtx-3060"), "did you mean flux-schnell"),
+        (("--model", "flux-schnell", "--gpu", "rtx-3060", "--vram", "2GB"), "needs at least"),
+        (("--model", "flux-schnell", "--gpu", "rtx-3060", "--vram", "1MB"), "Nothing is left"),
+        (("--gpu", "rtx-3060", "--vram", "-5GB"), "expected one argument"),
+        (("--gpu", "rtx-3060", "--vram", "lots"), "is not a size such as 12GB"),
+        (("--gpu", "rtx-3060", "--link", "0GB/s"), "is not a rate"),
+        (("--gpu", "rtx-3060", "--steps", "0"), "0 steps are not possible"),
+        (("--gpu", "rtx-3060", "--steps", "-3"), "steps are not possible"),
+        (("--gpu", "rtx-3060", "--batch", "100000"), "pictures at once are not possible"),
+        (("--gpu", "rtx-3060", "--frames", "0"), "frames are not possible"),
+        (("--gpu", "rtx-3060", "--size", "100x128"), "is the nearest that is"),
+        (("--gpu", "rtx-3060", "--size", "0x128"), "is the nearest that is"),
+        (("--gpu", "rtx-3060", "--prefer", "7"), "not between 0 and 1"),
+        (("--gpu", "rtx-3060", "--prefer", "nan"), "not a finite number"),
+        (("--gpu", "rtx-3060", "--format", "transformer=Q9"), "no format called Q9"),
+        (("--gpu", "rtx-3060", "--format", "motor=Q8_0"), "has no component called motor"),
+        (("--gpu", "rtx-3060", "--slots", "1"), "slots are not possible"),
+        (("--gpu", "rtx-3060", "--tile", "1"), "A tile of 1 is not possible"),
+        (("--gpu", "rtx-3060", "--chart", "/proc/nowhere/a.svg"), "cannot be written"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "simulate"])
+def test_bad_input_is_one_sentence(
+    command: str, words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, command, *words)
+    assert code == 2
+    assert out == ""
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+
+
+def test_a_damaged_profile_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    card = tmp_path / "card.json"
+    card.write_text('{"name": "x"')
+    code, _, err = run(capsys, "plan", "--gpu", str(card))
+    assert code == 2
+    assert str(card) in err
+    model = tmp_path / "model.json"
+    model.write_text("[]")
+    code, _, err = run(capsys, "plan", "--gpu", "rtx-3060", "--model", str(model))
+    assert code == 2
+    assert str(model) in err
+
+
+def test_every_shipped_model_can_be_planned_on_the_reference_card(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in models.names():
+        code, out, err = run(capsys, "plan", "--model", name, "--gpu", "rx-7800-xt", "--ram", "64GB", "--json")
+        assert code == 0 or "needs at least" in err, (name, err)
+        if code == 0:
+            assert json.loads(out)["peak_device_bytes"] > 0
