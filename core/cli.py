@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from core import __version__, folders
-from core.commands.arguments import add_planning, number, pixels, whole_number
+from core.commands.arguments import Device, add_device, add_planning, number, pixels, whole_number
 from core.messages import ErrorKind, ResidencyError, UserError
 
 _EXIT = {ErrorKind.USER: 2, ErrorKind.MODEL_FILE: 2, ErrorKind.INTERNAL: 1}
@@ -44,18 +44,25 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--guidance", type=number, help="how closely to follow the prompt (default: the model's)")
     generate.add_argument("--size", type=pixels, metavar="WxH", help="pixels (default: the model's)")
     generate.add_argument("--out", metavar="FILE", help="the PNG to write (default: in the pictures folder)")
-    generate.add_argument("--accelerator", default="auto", metavar="auto|cpu|cuda|xpu|mps")
+    add_device(generate)
     generate.add_argument("--show", action="store_true", help="show the picture in the terminal")
     generate.add_argument("--json", action="store_true", help="print one JSON object about the result")
     generate.set_defaults(run=_generate)
 
     plan = commands.add_parser("plan", help="what would be in memory, when, how long it takes and why")
     add_planning(plan)
+    plan.add_argument("--accuracy", action="store_true", help="how far past runs here were from their plans")
     plan.set_defaults(run=_plan)
 
     simulate = commands.add_parser("simulate", help="the plan run in virtual time, on any card")
     add_planning(simulate)
     simulate.set_defaults(run=_simulate)
+
+    calibrate = commands.add_parser("calibrate", help="measure the device that computes")
+    add_device(calibrate)
+    calibrate.add_argument("--force", action="store_true", help="measure again what was measured before")
+    calibrate.add_argument("--json", action="store_true", help="print one JSON object")
+    calibrate.set_defaults(run=_calibrate)
 
     doctor = commands.add_parser("doctor", help="what this machine is, and what to do about what is wrong")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
@@ -126,7 +133,7 @@ def _generate(options: argparse.Namespace) -> int:
         width=width,
         height=height,
         out=options.out,
-        accelerator=options.accelerator,
+        device=Device(options.accelerator, options.gpu, options.vram, options.link),
         show=options.show,
         as_json=options.json,
     )
@@ -142,6 +149,19 @@ def _simulate(options: argparse.Namespace) -> int:
     from core.commands.plan import simulate
 
     return simulate(options)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from core.commands.calibrate import calibrate
+
+    return calibrate(
+        accelerator=options.accelerator,
+        gpu=options.gpu,
+        vram_bytes=options.vram,
+        link_rate=options.link,
+        force=options.force,
+        as_json=options.json,
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

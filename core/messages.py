@@ -178,6 +178,7 @@ class Prediction(msgspec.Struct, frozen=True):
 
     seconds: float | None
     peak_device_bytes: int
+    phases: dict[str, float] = {}
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

@@ -121,3 +121,8 @@ class Alternative(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int
     loss: float
     why_not: str
+
+
+def computing_seconds(phase: PhasePlan) -> float:
+    """Seconds of a step for what has steps, else of the phase, without its loading: what one run can tell the next."""
+    return phase.step_seconds if phase.phase is Phase.DENOISE else phase.seconds - phase.load_seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from typing import NamedTuple
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
@@ -70,6 +71,23 @@ def component_format(text: str) -> tuple[str, str]:
     if not name or not value:
         raise argparse.ArgumentTypeError(f"{text} is not of the form transformer=Q6_K")
     return name, value.upper()
+
+
+class Device(NamedTuple):
+    """Which accelerator to compute on; card, memory and link are for an emulated one."""
+
+    accelerator: str = "auto"
+    gpu: str | None = None
+    vram_bytes: int | None = None
+    link_rate: float | None = None
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The device that computes, real or emulated."""
+    parser.add_argument("--accelerator", default="auto", metavar="auto|cpu|cuda|xpu|mps|emulated")
+    parser.add_argument("--gpu", metavar="PROFILE", help="the card to emulate: a name or a profile's file")
+    parser.add_argument("--vram", type=byte_size, metavar="SIZE", help="memory of the emulated card, e.g. 12GB")
+    parser.add_argument("--link", type=byte_rate, metavar="RATE", help="link of the emulated card, e.g. 2GB/s")
 
 
 def add_planning(parser: argparse.ArgumentParser) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sqlite3
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
 from core import folders
+from core.commands.arguments import Device
 from core.library import metadata
 from core.library.index import Library, new_file
 from core.messages import (
@@ -28,6 +30,9 @@ from core.messages import (
     Result,
     UserError,
 )
+
+if TYPE_CHECKING:
+    from core.hardware.interface import Accelerator
 
 _BAR_WIDTH = 24
 _KINDS: dict[ErrorKind, type[ResidencyError]] = {
@@ -55,7 +60,7 @@ def generate(
     width: int | None,
     height: int | None,
     out: str | None,
-    accelerator: str,
+    device: Device,
     show: bool,
     as_json: bool,
 ) -> int:
@@ -75,7 +80,7 @@ def generate(
     path = folders.user_path(out) if out is not None else new_file(folders.pictures(), request)
     metadata.check_writable(path)
     _check_early(request)
-    result = _run(msgspec.structs.replace(request, out=str(path)), accelerator, ProgressBar(sys.stderr))
+    result = _run(msgspec.structs.replace(request, out=str(path)), device, ProgressBar(sys.stderr))
     if out is None:
         _file(result)
     if show:
@@ -107,10 +112,10 @@ def _check_early(request: Request) -> None:
     resolve(request, catalogue.find(request.model))
 
 
-def _run(request: Request, accelerator: str, bar: ProgressBar) -> Result:
+def _run(request: Request, device: Device, bar: ProgressBar) -> Result:
     from core.engine import InProcessEngine
 
-    engine = InProcessEngine(accelerator=accelerator)
+    engine = InProcessEngine(accelerator=_chosen(device))
     engine.submit(request)
     engine.start()
     try:
@@ -124,6 +129,22 @@ def _run(request: Request, accelerator: str, bar: ProgressBar) -> Result:
     finally:
         bar.close()
         engine.close()
+
+
+def _chosen(device: Device) -> str | Accelerator:
+    """The kind, which the engine chooses by; an emulated card is made here, from what the command line says of it."""
+    if device.accelerator != "emulated" and (device.gpu, device.vram_bytes, device.link_rate) == (None, None, None):
+        return device.accelerator
+    from core.engine.libraries import prepare
+
+    prepare()
+    from core.hardware.accelerator import choose
+    from core.hardware.calibrate import load_or_measure
+
+    card = choose(device.accelerator, gpu=device.gpu, vram_bytes=device.vram_bytes, link_rate=device.link_rate)
+    with contextlib.suppress(UserError):  # a card too small to be measured is planned by what its driver says
+        load_or_measure(card)  # there is no data sheet of what an emulated card really does
+    return card
 
 
 def _take(event: Event, request_id: str, bar: ProgressBar) -> Result | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from core.models import profile as models
 from core.models.profile import ModelProfile
 from core.planning import chart
 from core.planning.explain import seconds, size
+from core.planning.history import History, errors
 from core.planning.job import Job, job_of
 from core.planning.simulate import Simulation
 from core.planning.simulate import simulate as run_simulation
@@ -31,6 +33,8 @@ def plan(options: argparse.Namespace) -> int:
     """Print the plan of a request; with `--chart`, draw its simulation."""
     if options.gpu == "list":
         return _list_cards()
+    if options.accuracy:
+        return _accuracy(as_json=options.json)
     job, hardware, wanted = read(options)
     decided, alternatives = solve(job, hardware, wanted)
     if options.chart:
@@ -236,6 +240,35 @@ def _write_chart(path: Path, decided: Plan, simulation: Simulation, job: Job, ha
         write_atomically(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); give another file with --chart.") from error
+
+
+def _accuracy(*, as_json: bool) -> int:
+    """How far past runs were from their plans: by phase, the middle and the worst tenth of the errors."""
+    runs = History().runs
+    rows = {}
+    for label, found in errors(runs).items():
+        sizes = sorted(abs(error) for error in found)
+        rows[label] = {
+            "runs": len(found),
+            "median_error": statistics.median(found),
+            "median_size": statistics.median(sizes),
+            "ninth_decile": sizes[min(len(sizes) - 1, len(sizes) * 9 // 10)],
+        }
+    if as_json:
+        print(msgspec.json.encode({"runs": len(runs), "errors": rows}).decode())
+        return 0
+    if not rows:
+        print("Nothing was run on this machine yet: make a picture, and look again.")
+        return 0
+    print(f"{len(runs)} runs on this machine, measured against planned\n")
+    print("{:14}{:>7}{:>12}{:>18}{:>22}".format("", "runs", "median", "half are within", "nine of ten within"))
+    for label, row in rows.items():
+        print(
+            f"{label:14}{row['runs']:>7}{row['median_error']:>+12.1%}{row['median_size']:>18.1%}"
+            f"{row['ninth_decile']:>22.1%}"
+        )
+    print("\nSeconds leave loading out (but for total) and are of one step where a phase has steps.")
+    return 0
 
 
 def _list_cards() -> int:

@@ -14,13 +14,14 @@ from core.library.queue import JobQueue
 from core.messages import Command, ErrorKind, Event, ResidencyError
 
 if TYPE_CHECKING:
+    from core.hardware.interface import Accelerator
     from core.scheduler.loop import Scheduler
 
 
 class _Thread:
     """A transport whose engine is the scheduler, run by a thread."""
 
-    def __init__(self, accelerator: str) -> None:
+    def __init__(self, accelerator: str | Accelerator) -> None:
         self._accelerator = accelerator
         self._lock = threading.Lock()
         self._pending: list[Command] = []  # what came before there was a scheduler to take it
@@ -81,8 +82,11 @@ class _Thread:
 
 
 class InProcessEngine(Client):
-    """The client's interface without a child process. `accelerator` is one of core.hardware.accelerator.KINDS."""
+    """The client's interface without a child process.
 
-    def __init__(self, jobs: JobQueue | None = None, accelerator: str = "auto") -> None:
+    `accelerator` is one of core.hardware.accelerator.KINDS, or an accelerator.
+    """
+
+    def __init__(self, jobs: JobQueue | None = None, accelerator: str | Accelerator = "auto") -> None:
         """Keep the queue in memory unless given one."""
         super().__init__(lambda: _Thread(accelerator), jobs or JobQueue(None))

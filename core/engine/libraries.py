@@ -14,6 +14,9 @@ def prepare() -> None:
     # MIOpen's exhaustive search for kernels takes minutes at each new size; which kernels it takes decides pixels, so
     # this holds for the window and the command line alike.
     os.environ.setdefault("MIOPEN_FIND_MODE", "FAST")
+    # Without it torch for ROCm has flash and memory-efficient attention on few cards; plain attention holds a matrix
+    # of N x N (unslothai/unsloth pull request 8821; hardware profiles count on the kernels that it opens).
+    os.environ.setdefault("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
     # Models are folders on this machine; nothing here may wait for a hub.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

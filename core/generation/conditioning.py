@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from core import folders
 from core.files import write_atomically
-from core.hardware.accelerator import TorchAccelerator
+from core.hardware.interface import Accelerator
 from core.messages import Request
 from core.models.info import ModelInfo
 
@@ -26,7 +26,7 @@ LIMIT_BYTES = 512 * 1024 * 1024
 Values = dict[str, Any]  # name -> tensor, list of tensors, or None
 
 
-def key(model: ModelInfo, request: Request, accelerator: TorchAccelerator, conditions: int) -> str:
+def key(model: ModelInfo, request: Request, accelerator: Accelerator, conditions: int) -> str:
     """A name for the encoding of a request's texts: a hash of all that its numbers depend on.
 
     `conditions` is how many the guider will ask for: with one, some families leave the negative prompt unencoded.
@@ -41,7 +41,7 @@ def key(model: ModelInfo, request: Request, accelerator: TorchAccelerator, condi
         accelerator.kind,
         accelerator.name,
         torch.__version__,
-        torch.get_num_threads() if accelerator.kind == "cpu" else 0,
+        torch.get_num_threads() if accelerator.device.type == "cpu" else 0,
         version("diffusers"),
         version("transformers"),
     )

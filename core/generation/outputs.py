@@ -13,7 +13,7 @@ import msgspec
 from PIL import Image
 
 from core import __version__
-from core.hardware.accelerator import TorchAccelerator
+from core.hardware.interface import Accelerator
 from core.library import metadata
 from core.messages import ComponentUse, Finished, Prediction, Request, Result
 from core.models.info import ModelInfo
@@ -25,7 +25,7 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 class Facts:
     """What was measured while a request ran."""
 
-    accelerator: TorchAccelerator
+    accelerator: Accelerator
     budget_bytes: int
     peak_device_bytes: int
     link_bytes: int

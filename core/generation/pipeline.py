@@ -20,7 +20,7 @@ from diffusers.modular_pipelines.modular_pipeline import (
 from diffusers.pipelines.auto_pipeline import _get_model
 from torch import nn
 
-from core.hardware.accelerator import TorchAccelerator
+from core.hardware.interface import Accelerator
 from core.messages import ModelFileError, Phase, UserError
 from core.models.info import ModelInfo
 from core.precision.dtypes import component_dtype
@@ -43,7 +43,7 @@ class Pipeline:
     """A model's pipeline: diffusers' object that knows every component's config, and its blocks grouped by phase."""
 
     info: ModelInfo
-    accelerator: TorchAccelerator
+    accelerator: Accelerator
     modular: ModularPipeline
     phases: list[PhaseBlocks]
     loop: LoopSequentialPipelineBlocks
@@ -96,7 +96,7 @@ class Pipeline:
             setattr(self.modular, name, self.skeletons[name])
 
 
-def build(info: ModelInfo, accelerator: TorchAccelerator) -> Pipeline:
+def build(info: ModelInfo, accelerator: Accelerator) -> Pipeline:
     """Make the pipeline of a model without reading any weights: networks start as skeletons on the meta device.
 
     Raises:

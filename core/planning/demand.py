@@ -48,8 +48,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compute_format(hardware: HardwareProfile) -> str:
-    """What networks compute in: F32 on a CPU, else BF16, or F16 where the card has no BF16."""
-    if hardware.vendor == "cpu":
+    """What networks compute in: F32 on a CPU (and an emulated card), else BF16, or F16 where there is none."""
+    if hardware.vendor in ("cpu", "emulated"):  # an emulated card's arithmetic is the CPU's
         return "F32"
     return "BF16" if "BF16" in hardware.matmul_rate else "F16"
 
@@ -100,6 +100,8 @@ def demand(
     every = [(tensor, 1) for tensor in component.rest.tensors]
     every += [(tensor, count) for kind, count in counts.items() for tensor in component.kinds[kind].tensors]
     wide = 4 if compute == "F32" else 2
+    pace = job.pace.get(need.label, 1.0)
+    outside, sequence = outside * pace, tuple((index, one * pace) for index, one in sequence)
     return Demand(
         name=name,
         format=wanted,

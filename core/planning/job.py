@@ -24,7 +24,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A picture, clip or sound to make with a model; every default is filled in.
 
     `encoded` says that the encoding of this text is cached. `warm` counts bytes of each component that lie on the
-    device already, `in_memory` names components whose files are in host memory.
+    device already, `in_memory` names components whose files are in host memory. `pace` says, by a phase's label, how
+    many times longer than by the profile's rates its passes took before.
     """
 
     model: ModelProfile
@@ -39,6 +40,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     warm: dict[str, int] = {}
     in_memory: frozenset[str] = frozenset()
     next: Next = Next()
+    pace: dict[str, float] = {}
 
     @property
     def guided(self) -> bool:
@@ -81,6 +83,7 @@ def job_of(
     encoded: bool = False,
     warm: dict[str, int] | None = None,
     in_memory: frozenset[str] = frozenset(),
+    pace: dict[str, float] | None = None,
 ) -> Job:
     """A job with the model's own defaults filled in.
 
@@ -100,6 +103,7 @@ def job_of(
         encoded=encoded,
         warm=warm or {},
         in_memory=in_memory,
+        pace=pace or {},
     )
     multiple = limits.size_multiple
     for name, value in (("width", job.width), ("height", job.height)):

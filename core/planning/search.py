@@ -22,7 +22,10 @@ from core.planning.fronts import Front, Way, front_of, within
 from core.planning.job import Next
 
 # A component smaller than this share of the budget is kept whole or not at all.
-_SMALL = 0.05
+_SMALL = 0.125
+# Of a component with more ways than this, those are tried whose resident blocks are the largest ones: a finer choice
+# would move less than a block's bytes.
+_MOST = 100
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -245,6 +248,8 @@ class _Search:
             return remembered
         every, slots = self.known[s, name].every, self.machine.slots
         leanest = min(every, key=lambda way: way.need(slots))
+        if len(every) > _MOST:
+            every = [way for way in every if _largest_first(way.counts, every[-1].counts)]
         choices = {0: leanest}
         if every[-1].resident < self.machine.budget * _SMALL:
             choices[every[-1].resident] = every[-1]
@@ -383,3 +388,9 @@ class _Search:
         if self.machine.overlap:
             return pass_seconds(compute, missing, rate, self.machine.contention)
         return missing / rate + compute
+
+
+def _largest_first(counts: tuple[int, ...], full: tuple[int, ...]) -> bool:
+    """Whether no smaller block is resident while a larger one is not; sizes fall."""
+    partial = next((i for i, (count, most) in enumerate(zip(counts, full, strict=True)) if count < most), len(full))
+    return not any(counts[partial + 1 :])

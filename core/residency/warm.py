@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from core.hardware.accelerator import TorchAccelerator
+from core.hardware.interface import Accelerator
 from core.hardware.machine import memory
 from core.messages import UserError
 from core.precision.dtypes import format_name
@@ -21,7 +21,7 @@ HOST_RESERVE_BYTES = 2_000_000_000  # host memory that is left to everything els
 
 @dataclass
 class _Entry:
-    """One component in host memory and perhaps on the device. `host` keeps the host's tensors while it is there."""
+    """One component in host memory and perhaps on the device, with its tensors in both; one memory needs neither."""
 
     model: str
     component: str
@@ -31,12 +31,13 @@ class _Entry:
     on_device: bool = False
     used: float = 0.0
     host: dict[str, torch.Tensor] = field(default_factory=dict)
+    device: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class WarmCache:
     """Holds components for phases. One thread uses it: the one that runs the accelerator."""
 
-    def __init__(self, accelerator: TorchAccelerator, ledger: Ledger) -> None:
+    def __init__(self, accelerator: Accelerator, ledger: Ledger) -> None:
         self._accelerator = accelerator
         self._ledger = ledger
         self._entries: dict[Key, _Entry] = {}
@@ -52,14 +53,14 @@ class WarmCache:
         *,
         sizes: Mapping[str, int],
         owner: str,
-        keep_warm: bool,
+        keep: Collection[str],
         budget_bytes: int,
     ) -> Iterator[Mapping[str, nn.Module]]:
         """Have the named components on the device for the length of a `with`.
 
         Components that are not in host memory yet are read by `load`; `sizes` says how many bytes each will take, so
-        that room is made before. What else is on the device leaves as far as
-        the budget asks for it; with `keep_warm` the held ones stay after the `with`, else they may be evicted next.
+        that room is made before. What else is on the device leaves as far as the budget asks for it. After the `with`
+        those in `keep` stay and the others leave.
 
         Raises:
             UserError: the device ran out of memory even with everything else evicted.
@@ -77,8 +78,17 @@ class WarmCache:
             yield held
         finally:
             for key in pinned:
-                # what a plan does not keep warm is the first to leave
-                self._entries[key].used = time.monotonic() if keep_warm else 0.0
+                self._entries[key].used = time.monotonic()
+                if key[1] not in keep:
+                    self._leave(key, owner, "the plan does not keep it after its phase")
+
+    def held(self, identity: str) -> dict[str, int]:
+        """Bytes of each of a model's components that are on the device."""
+        return {key[1]: entry.bytes for key, entry in self._entries.items() if key[0] == identity and entry.on_device}
+
+    def in_memory(self, identity: str) -> list[str]:
+        """The components of a model that are in host memory (where there is one memory, those on the device)."""
+        return [key[1] for key in self._entries if key[0] == identity]
 
     def evict_all(self, owner: str, reason: str) -> None:
         """Let every component leave the device. Not to be called inside a hold."""
@@ -144,8 +154,8 @@ class WarmCache:
 
     def _copy_in(self, entry: _Entry) -> None:
         for name, tensor in _tensors(entry.module):
-            entry.host[name] = tensor.data
-            tensor.data = tensor.data.to(self._accelerator.device)
+            host = entry.host.setdefault(name, tensor.data)
+            tensor.data = entry.device[name] = self._accelerator.place(host, entry.component)
 
     def _copy_in_or_explain(self, entry: _Entry) -> None:
         try:
@@ -158,11 +168,11 @@ class WarmCache:
             ) from error
 
     def _copy_out(self, entry: _Entry) -> None:
-        """Point every tensor back at its host copy; nothing is copied, since weights do not change on the device."""
+        """Let every tensor stand for its host copy; nothing is copied, since weights do not change on the device."""
         for name, tensor in _tensors(entry.module):
-            if name in entry.host:
-                tensor.data = entry.host[name]
-        entry.host.clear()
+            if name in entry.device:
+                tensor.data = self._accelerator.absent(entry.host[name])
+                self._accelerator.free(entry.device.pop(name))
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -12,13 +12,14 @@ from torch import nn
 
 from core.generation.pipeline import Pipeline, build
 from core.generation.preview import Previewer
-from core.hardware.accelerator import TorchAccelerator
-from core.messages import ComponentUse, LedgerRecord
+from core.hardware.interface import Accelerator
+from core.messages import ComponentUse, LedgerRecord, Request
 from core.models.info import ModelInfo
-from core.planning.plan import PhasePlan, Plan, solve
+from core.plans import PhasePlan, Plan
 from core.precision.dtypes import component_dtype, format_name
 from core.residency.ledger import Ledger
 from core.residency.warm import WarmCache
+from core.scheduler.planner import Planner
 
 # Models whose tokenizers and skeletons (and, memory allowing, weights) are kept at hand.
 KEPT = 4
@@ -40,12 +41,13 @@ class LoadedModel:
 class LoadedModels:
     """Pipelines by folder over one warm cache. One thread uses it: the one that runs the accelerator."""
 
-    def __init__(self, accelerator: TorchAccelerator, emit: Callable[[LedgerRecord], None]) -> None:
+    def __init__(self, accelerator: Accelerator, emit: Callable[[LedgerRecord], None]) -> None:
         """Every arrival and departure of weights is told to `emit`."""
         self._accelerator = accelerator
         self._ledger = Ledger(emit)
         self._warm = WarmCache(accelerator, self._ledger)
         self._models: dict[Path, LoadedModel] = {}
+        self.planner = Planner(accelerator)
 
     def get(self, info: ModelInfo, owner: str) -> LoadedModel:
         """The model of a folder, built anew where its files changed. Raises as `build` does."""
@@ -59,10 +61,18 @@ class LoadedModels:
             self._warm.drop_model(oldest.identity, owner, "other models were used since")
         return model
 
-    def plan(self, model: LoadedModel) -> Plan:
-        """What a run of the model will hold in each phase. Raises UserError when it does not fit."""
-        phases = [(group.phase, group.networks) for group in model.pipeline.phases]
-        return solve(phases, self._sizes(model), self._accelerator.budget_bytes(self._ledger.resident_bytes))
+    def plan(self, model: LoadedModel, request: Request, *, encoded: bool) -> Plan:
+        """What a resolved request of the model will hold and take. Raises UserError when it does not fit."""
+        return self.planner.plan(
+            model.pipeline.info,
+            request,
+            [(group.phase, group.networks) for group in model.pipeline.phases],
+            sizes=self._sizes(model),
+            warm=self._warm.held(model.identity),
+            in_memory=self._warm.in_memory(model.identity),
+            encoded=encoded,
+            held_bytes=self._ledger.resident_bytes,
+        )
 
     @contextmanager
     def hold(
@@ -81,18 +91,19 @@ class LoadedModels:
         with self._warm.hold(
             model.identity,
             pipeline.info.name,
-            phase.components,
+            _components(phase),
             lambda name: prepare(name, owner, lambda: pipeline.load(name)),
             sizes=self._sizes(model),
             owner=owner,
-            keep_warm=plan.keep_warm,
-            budget_bytes=plan.budget_bytes,
+            keep={component.name for component in plan.components if component.kept_bytes},
+            # the rest of the budget is for what the phase computes with
+            budget_bytes=plan.budget_bytes - phase.activation_bytes - phase.scratch_bytes,
         ) as modules:
             pipeline.attach(modules)
             try:
                 yield
             finally:
-                pipeline.detach(phase.components)
+                pipeline.detach(_components(phase))
 
     def evict_all(self, owner: str, reason: str) -> None:
         """Let everything leave the device."""
@@ -134,3 +145,7 @@ class LoadedModels:
     def _dtype(self, model: LoadedModel, name: str) -> torch.dtype:
         config = getattr(model.pipeline.skeletons[name], "config", None)
         return component_dtype(self._accelerator.compute_dtype, config)
+
+
+def _components(phase: PhasePlan) -> tuple[str, ...]:
+    return tuple(placement.component for placement in phase.placements)

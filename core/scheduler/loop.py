@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import torch
 from PIL import Image
 from torch import nn
@@ -17,7 +18,8 @@ from core.generation import outputs
 from core.generation.conditioning import ConditioningCache
 from core.generation.interrupt import Interrupt, Interrupted
 from core.generation.run import Run
-from core.hardware.accelerator import TorchAccelerator, choose
+from core.hardware.accelerator import choose
+from core.hardware.interface import Accelerator
 from core.library import metadata
 from core.messages import (
     Cancel,
@@ -28,6 +30,7 @@ from core.messages import (
     Failed,
     Finished,
     Phase,
+    Planned,
     Prediction,
     Preview,
     Progress,
@@ -42,8 +45,10 @@ from core.messages import (
 from core.models import catalogue
 from core.models.check import resolve
 from core.models.info import ModelInfo
+from core.plans import Plan
+from core.scheduler.ahead import LATENCY_SHARE, encode_ahead, pays
 from core.scheduler.loaded import LoadedModels
-from core.scheduler.pace import Key, Pace, Stopwatch
+from core.scheduler.pace import Pace
 from core.scheduler.waiting import Waiting
 
 # Previews are painted at most this often: more cannot be seen, and painting takes time from the steps.
@@ -53,19 +58,21 @@ PREVIEW_INTERVAL_SECONDS = 0.05
 class Scheduler:
     """Owns the accelerator. `run` belongs to one thread; `command` and `stop` may be called from any."""
 
-    def __init__(self, emit: Callable[[Event], None], accelerator: str = "auto") -> None:
-        """Events go to `emit`, from the thread of `run` and from that of `command`."""
+    def __init__(self, emit: Callable[[Event], None], accelerator: str | Accelerator = "auto") -> None:
+        """Events go to `emit`, from the thread of `run` and from that of `command`.
+
+        `accelerator` is a kind, which `run` chooses by, or an accelerator.
+        """
         self._emit = emit
-        self._accelerator_name = accelerator
+        self._asked = accelerator
         self._waiting = Waiting(self._taken)
         self._interrupt = Interrupt()
         self._lock = threading.Lock()
         self._running = ""
         self._warming = False
         self._stopping = False
-        self._pace = Pace()
         self._encodings = ConditioningCache()
-        self._accelerator: TorchAccelerator
+        self._accelerator: Accelerator
         self._models: LoadedModels
 
     @property
@@ -100,7 +107,7 @@ class Scheduler:
 
     def run(self) -> None:
         """Run what waits until `stop`. Raises UserError when the accelerator asked for cannot be used."""
-        self._accelerator = choose(self._accelerator_name)
+        self._accelerator = choose(self._asked) if isinstance(self._asked, str) else self._asked
         torch.backends.cudnn.benchmark = False  # it would choose kernels by timing, and pixels with them
         self._models = LoadedModels(self._accelerator, self._emit)
         total, free = self._accelerator.memory()
@@ -157,11 +164,10 @@ class Scheduler:
         try:
             info = catalogue.find(item.model)
             model = self._models.get(info, "warm-up")
-            plan = self._models.plan(model)
             # one step of a real run: the first use of a network imports code and chooses kernels, which takes seconds
-            run = Run(
-                resolve(Request(prompt="warm up", steps=1), info), model.pipeline, model.previewer, self._interrupt
-            )
+            request = resolve(Request(prompt="warm up", steps=1), info)
+            plan = self._models.plan(model, request, encoded=False)
+            run = Run(request, model.pipeline, model.previewer, self._interrupt)
             for phase in plan.phases:
                 with self._models.hold(model, plan, phase, "warm-up", self._prepare):
                     match phase.phase:
@@ -192,27 +198,31 @@ class Scheduler:
             metadata.check_writable(Path(request.out))
         self._models.start_run()
         model = self._models.get(info, request.id)
-        plan = self._models.plan(model)
         run = Run(request, model.pipeline, model.previewer, self._interrupt)
-        run.reasons.extend((*reasons, *plan.reasons))
-        key = self._key(info, request)
-        predicted = Prediction(self._pace.left(key, Phase.ENCODE, request.steps or 0), plan.peak_bytes)
+        encoded = run.recall_encoding(self._encodings)
+        plan = self._models.plan(model, request, encoded=encoded)
+        plan = msgspec.structs.replace(plan, reasons=(*reasons, *plan.reasons))
+        self._emit(Planned(request.id, plan))
+        run.reasons.extend(plan.reasons)
+        pace = Pace(plan)
+        planned = {phase.label: phase.seconds for phase in plan.phases if not phase.skipped}
+        predicted = Prediction(plan.total_seconds, plan.peak_bytes, planned)
         seconds = {phase.phase: 0.0 for phase in plan.phases}
         loading = time.monotonic() - begin
         image = None
         for phase in plan.phases:
-            if phase.phase is Phase.ENCODE and run.recall_encoding(self._encodings):
-                run.reasons.append("the prompt's encoding was on disk: no text encoder was needed")
+            if phase.skipped:
                 continue
             asked_for = time.monotonic()
             with self._models.hold(model, plan, phase, request.id, self._prepare):
                 held = time.monotonic()
-                image = self._run_phase(phase.phase, run, key)
+                image = self._run_phase(phase.phase, run, pace)
                 self._accelerator.synchronize()
                 seconds[phase.phase] = time.monotonic() - held
+                if phase.phase is Phase.ENCODE and not request.draft and pays(plan, phase):
+                    limit = LATENCY_SHARE * plan.total_seconds
+                    encode_ahead(self._waiting.requests(), model, self._encodings, self._interrupt, limit)
             loading += held - asked_for
-            if phase.phase is not Phase.DENOISE:
-                self._pace.note(key, phase.phase, seconds[phase.phase])
         assert image is not None  # the last phase is always DECODE
         facts = outputs.Facts(
             accelerator=self._accelerator,
@@ -230,9 +240,21 @@ class Scheduler:
             components=self._models.use(model),
             reasons=run.reasons,
         )
+        self._learn(info, request, plan, pace, seconds, time.monotonic() - begin)
         if request.out:
             self._emit(Progress(request.id, Phase.SAVE))
         return outputs.finish(request, info, image, facts)
+
+    def _learn(
+        self, info: ModelInfo, request: Request, plan: Plan, pace: Pace, seconds: dict[Phase, float], total: float
+    ) -> None:
+        """Tell the planner how long it took; loading is left out, so that plans learn what computing takes."""
+        measured = {
+            phase.label: pace.step_seconds if phase.phase is Phase.DENOISE else seconds[phase.phase]
+            for phase in plan.phases
+            if not phase.skipped
+        }
+        self._models.planner.learn(info, request, plan, measured, total, self._accelerator.peak_bytes())
 
     def _prepare(self, name: str, owner: str, load: Callable[[], nn.Module]) -> nn.Module:
         """Read a component's weights: told to the person who waits for it, and open to interruption."""
@@ -243,37 +265,28 @@ class Scheduler:
         self._interrupt.watch(module)
         return module
 
-    def _run_phase(self, phase: Phase, run: Run, key: Key) -> Image.Image | None:
+    def _run_phase(self, phase: Phase, run: Run, pace: Pace) -> Image.Image | None:
         request = run.request
         steps = request.steps or 0
-        self._emit(Progress(request.id, phase, 0, steps, self._pace.left(key, phase, steps)))
+        self._emit(Progress(request.id, phase, 0, steps, pace.left(phase, steps)))
         match phase:
             case Phase.ENCODE:
                 run.encode(self._encodings)
             case Phase.DENOISE:
-                run.denoise(partial(self._on_step, request.id, steps, key, Stopwatch()))
+                pace.begin()
+                run.denoise(partial(self._on_step, request.id, steps, pace))
             case _:
                 return run.decode()
         return None
 
     def _on_step(
-        self,
-        request_id: str,
-        steps: int,
-        key: Key,
-        watch: Stopwatch,
-        step: int,
-        paint: Callable[[], tuple[int, int, bytes]],
+        self, request_id: str, steps: int, pace: Pace, step: int, paint: Callable[[], tuple[int, int, bytes]]
     ) -> None:
-        self._pace.note(key, Phase.DENOISE, watch.lap())
-        self._emit(Progress(request_id, Phase.DENOISE, step, steps, self._pace.left(key, Phase.DENOISE, steps - step)))
-        if step < steps and watch.since_preview() >= PREVIEW_INTERVAL_SECONDS:
+        pace.lap()
+        self._emit(Progress(request_id, Phase.DENOISE, step, steps, pace.left(Phase.DENOISE, steps - step)))
+        if step < steps and pace.since_preview() >= PREVIEW_INTERVAL_SECONDS:
             self._emit(Preview(request_id, step, steps, *paint()))
-            watch.painted()
-
-    @staticmethod
-    def _key(info: ModelInfo, request: Request) -> Key:
-        return (info.identity, request.width or 0, request.height or 0)
+            pace.painted()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,57 +1,49 @@
-"""How long phases took, and so how long the rest of a run will take."""
+"""How long the rest of a run will take: what the plan says, corrected by the steps that were taken."""
 
 from __future__ import annotations
 
+import statistics
 import time
 
 from core.messages import Phase
-
-# Weight of the newest measurement in the running mean.
-_NEWEST = 0.4
-
-Key = tuple[str, int, int]  # model identity, width, height
+from core.plans import Plan, computing_seconds
 
 
 class Pace:
-    """Running means of seconds per phase (per step for denoising), by model and size, since the engine started."""
+    """The clock of one run: its laps are the steps, and what is left follows from them and from the plan."""
 
-    def __init__(self) -> None:
-        self._seconds: dict[tuple[Key, Phase], float] = {}
+    def __init__(self, plan: Plan) -> None:
+        self._planned = {phase.phase: computing_seconds(phase) for phase in plan.phases}
+        self._laps: list[float] = []
+        self._lap = self._preview = time.monotonic()
 
-    def note(self, key: Key, phase: Phase, seconds: float) -> None:
-        """Take in a measurement: of one step for DENOISE, of the whole phase for the others."""
-        known = self._seconds.get((key, phase))
-        self._seconds[key, phase] = seconds if known is None else known + _NEWEST * (seconds - known)
+    @property
+    def step_seconds(self) -> float:
+        """A step of this run: the median lap, or what is planned before there is one."""
+        return statistics.median(self._laps) if self._laps else self._planned.get(Phase.DENOISE, 0.0)
 
-    def left(self, key: Key, phase: Phase, steps_left: int) -> float | None:
-        """Seconds until the picture is there, from the beginning of `phase` or after a step; None while unknown."""
-        step = self._seconds.get((key, Phase.DENOISE))
-        if step is None:
-            return None
-        decode = self._seconds.get((key, Phase.DECODE), 0.0)
+    def left(self, phase: Phase, steps_left: int) -> float | None:
+        """Seconds until the picture is there, from the beginning of a phase or after a step; None before any phase."""
+        decode = self._planned.get(Phase.DECODE, 0.0)
         match phase:
             case Phase.ENCODE:
-                return self._seconds.get((key, Phase.ENCODE), 0.0) + step * steps_left + decode
+                return self._planned.get(Phase.ENCODE, 0.0) + self.step_seconds * steps_left + decode
             case Phase.DENOISE:
-                return step * steps_left + decode
+                return self.step_seconds * steps_left + decode
             case Phase.DECODE:
                 return decode
             case _:
                 return None
 
-
-class Stopwatch:
-    """Times the steps of one denoise phase and the gaps between its previews."""
-
-    def __init__(self) -> None:
+    def begin(self) -> None:
+        """The first step begins now."""
         self._lap = time.monotonic()
-        self._preview = 0.0
 
-    def lap(self) -> float:
-        """Seconds since the last lap."""
+    def lap(self) -> None:
+        """A step is done."""
         now = time.monotonic()
-        seconds, self._lap = now - self._lap, now
-        return seconds
+        self._laps.append(now - self._lap)
+        self._lap = now
 
     def since_preview(self) -> float:
         """Seconds since a preview was painted."""

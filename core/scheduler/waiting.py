@@ -46,6 +46,11 @@ class Waiting:
                         return True
         return False
 
+    def requests(self) -> list[Request]:
+        """The requests that wait, in their order; drafts are not among them."""
+        with self._changed:
+            return list(self._requests)
+
     def next(self) -> Request | WarmUp | None:
         """Wait for the next item and take it; None after `stop`."""
         with self._changed:

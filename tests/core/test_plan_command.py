@@ -1,4 +1,4 @@
-"""`residency plan` and `residency simulate` as scripts and people meet them: JSON of the contract, one sentence for bad input."""
+"""`residency plan` and `simulate` as scripts and people meet them: the contract's JSON, one sentence for bad input."""
 
 from __future__ import annotations
 

@@ -95,15 +95,17 @@ class Starter(nn.Module):
         self.text_encoder_2 = build_t5(t5_tokenizer)
         self.tokenizers = (clip_tokenizer, t5_tokenizer)
 
-    def tokens(self, texts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokens(
+        self, clip_texts: list[str], t5_texts: list[str], length: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(CLIP ids [B, longest], T5 ids [B, length]).
 
         CLIP's attention is causal and its pooled state is read at the first end token, so what pads beyond the longest
         text changes nothing and is left away; T5's padding is seen by the model and is kept to `length`.
         """
         clip, t5 = self.tokenizers
-        a = clip(texts, padding="longest", max_length=77, truncation=True, return_tensors="pt").input_ids
-        b = t5(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        a = clip(clip_texts, padding="longest", max_length=77, truncation=True, return_tensors="pt").input_ids
+        b = t5(t5_texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
         return a, b
 
     def encode(self, clip_ids: torch.Tensor, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,6 +25,7 @@ from make_data import read_latents
 from make_tokenizers import load as load_tokenizers
 from model import Starter, pack
 from parallel import Group
+from scene import Scene
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -32,6 +33,9 @@ BATCH = 48  # samples a step, over all processes
 PEAK_RATE = {"base": 2e-3, "guided": 5e-4}
 MATRIX_FACTOR = 2.0  # Muon's rate as a multiple of AdamW's
 GUIDANCE = 2.8  # the guidance scale that the guided stage bakes in
+# How often the base stage gives CLIP a caption of its own for the same scene. What one encoder leaves out the other may
+# say, so that the model learns to put attributes together that never came in one text.
+APART_CHANCE = 0.5
 # T5 lengths in training and their chances. Short ones are cheap and hold nearly every caption; the pipeline pads to 64
 # in our use and to 512 by default, without a mask, so the model must know those too.
 LENGTHS = ((36, 0.62), (64, 0.335), (128, 0.03), (256, 0.01), (512, 0.005))
@@ -59,29 +63,39 @@ def noise_levels(count: int, generator: torch.Generator) -> torch.Tensor:
     return 1.4 * t / (1 + 0.4 * t)
 
 
+def captions_of(scene: Scene, stage: str, rng: random.Random) -> tuple[str, str]:
+    """(text for CLIP, text for T5) of a scene: mostly one text, as in use; see APART_CHANCE."""
+    text = caption(scene, rng)
+    if stage == "base" and rng.random() < APART_CHANCE:
+        return caption(scene, rng), text
+    return text, text
+
+
 def step_loss(
     starter: Starter,
     teacher: Starter | None,
     latents: torch.Tensor,
-    texts: list[str],
+    texts: list[tuple[str, str]],
     length: int,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Flow-matching loss of one batch; with a teacher, the distance to its guided velocity instead."""
+    """Flow-matching loss of one batch of (text for CLIP, text for T5); with a teacher, the distance to its guided
+    velocity instead.
+    """
     x = pack(latents)
     noise = torch.randn(x.shape, generator=generator)
     t = noise_levels(len(x), generator)
     x_t = x + t[:, None, None] * (noise - x)
     target = noise - x
-    clip_ids, t5_ids = starter.tokens(texts, length)
+    clip_ids, t5_ids = starter.tokens([a for a, _ in texts], [b for _, b in texts], length)
     # For these short sequences the plain matrix form of attention has the faster backward pass on a CPU.
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         if teacher is not None:
             with torch.no_grad():
-                empty = teacher.encode(*teacher.tokens([""], length))
+                empty = teacher.encode(*teacher.tokens([""], [""], length))
                 with_text = teacher.velocity(x_t, t, *teacher.encode(clip_ids, t5_ids)).float()
                 without = teacher.velocity(x_t, t, empty[0].expand(len(x), -1), empty[1].expand(len(x), -1, -1)).float()
-            scale = torch.tensor([GUIDANCE if text else 1.0 for text in texts])[:, None, None]
+            scale = torch.tensor([GUIDANCE if any(pair) else 1.0 for pair in texts])[:, None, None]
             target = without + scale * (with_text - without)
         out = starter.velocity(x_t, t, *starter.encode(clip_ids, t5_ids))
     return (out.float() - target).square().mean()
@@ -142,7 +156,7 @@ def train(work: Path, stage: str, samples: int, seed: int, minutes: float) -> No
         rng = random.Random(f"{seed} {steps} {group.rank}")
         generator = torch.Generator().manual_seed((seed * 104_729 + steps) * 64 + group.rank)
         chosen = [rng.randrange(len(scenes)) for _ in range(share)]
-        texts = [caption(scenes[i], rng) for i in chosen]
+        texts = [captions_of(scenes[i], stage, rng) for i in chosen]
         loss = step_loss(starter, teacher, latents[chosen].float(), texts, length, generator)
         loss.backward()
         group.average_gradients(everything)

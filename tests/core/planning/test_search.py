@@ -85,7 +85,7 @@ sizes = st.lists(st.tuples(st.integers(1, 3), st.integers(20, 60)), min_size=1, 
     seconds=st.tuples(st.floats(0, 3), st.floats(0, 3), st.floats(0, 3)),
     overheads=st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 80)),
     passes=st.integers(1, 12),
-    budget=st.integers(80, 500),
+    budget=st.integers(80, 160),
     skipped=st.booleans(),
     overlap=st.booleans(),  # an engine that streams lets loading overlap; one that holds components whole does neither
     warm=st.integers(0, 200),

@@ -29,9 +29,10 @@ class Shelf:
         self.loads.append(name)
         return nn.Linear(KILO, 1, bias=False)
 
-    def hold(self, *names: str, keep_warm: bool = True) -> None:
+    def hold(self, *names: str, keep: bool = True) -> None:
+        kept = names if keep else ()
         with self.cache.hold(
-            "model", "model", names, self.load, sizes=SIZES, owner="job", keep_warm=keep_warm, budget_bytes=self.budget
+            "model", "model", names, self.load, sizes=SIZES, owner="job", keep=kept, budget_bytes=self.budget
         ) as held:
             assert list(held) == list(names)
             assert self.ledger.resident_bytes <= self.budget
@@ -58,12 +59,13 @@ def test_the_least_recently_used_leaves_first() -> None:
     assert shelf.ledger.resident_bytes == 8 * KILO
 
 
-def test_what_is_not_kept_warm_leaves_before_what_is() -> None:
-    shelf = Shelf(8 * KILO)
+def test_what_a_plan_does_not_keep_leaves_after_its_phase() -> None:
+    shelf = Shelf(12 * KILO)
     shelf.hold("a")
-    shelf.hold("b", keep_warm=False)
-    shelf.hold("c")
+    shelf.hold("b", keep=False)
     assert [record.component for record in shelf.records if record.change < 0] == ["b"]
+    shelf.hold("c")
+    assert shelf.cache.held("model") == {"a": 4 * KILO, "c": 4 * KILO}
 
 
 def test_room_is_made_before_a_component_is_read() -> None:

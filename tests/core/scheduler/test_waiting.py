@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 
+import pytest
+
+from core.hardware.profile import load as load_card
 from core.messages import Phase, Request, WarmUp
+from core.models.profile import load as load_model
+from core.planning.job import job_of
+from core.planning.solve import solve
 from core.scheduler.pace import Pace
 from core.scheduler.waiting import Waiting
 
@@ -46,14 +53,18 @@ def test_next_waits_and_stop_ends_it() -> None:
 
 
 def test_the_pace_tells_what_is_left() -> None:
-    pace, key = Pace(), ("model", 128, 128)
-    assert pace.left(key, Phase.ENCODE, 4) is None
-    pace.note(key, Phase.ENCODE, 1.0)
-    pace.note(key, Phase.DENOISE, 0.5)
-    pace.note(key, Phase.DECODE, 2.0)
-    assert pace.left(key, Phase.ENCODE, 4) == 1.0 + 4 * 0.5 + 2.0
-    assert pace.left(key, Phase.DENOISE, 2) == 2 * 0.5 + 2.0
-    assert pace.left(key, Phase.DECODE, 0) == 2.0
-    assert pace.left(("model", 64, 64), Phase.DENOISE, 2) is None
-    pace.note(key, Phase.DENOISE, 1.0)
-    assert 0.5 < (pace.left(key, Phase.DENOISE, 1) or 0) - 2.0 < 1.0
+    job = job_of(load_model("starter"), steps=4)
+    plan, _ = solve(job, load_card("rx-7800-xt"))
+    encode, denoise, decode = plan.phases
+    pace = Pace(plan)
+    left = decode.seconds - decode.load_seconds
+    whole = encode.seconds - encode.load_seconds + 4 * denoise.step_seconds + left
+    assert pace.left(Phase.LOAD, 4) is None
+    assert pace.left(Phase.ENCODE, 4) == pytest.approx(whole)
+    assert pace.left(Phase.DECODE, 0) == pytest.approx(left)
+    pace.begin()
+    time.sleep(0.02)
+    pace.lap()
+    # what was measured counts from the first step on
+    assert pace.step_seconds >= 0.02
+    assert pace.left(Phase.DENOISE, 3) == pytest.approx(3 * pace.step_seconds + left)

@@ -1,0 +1,57 @@
+"""Encodes the prompts of waiting jobs while the text encoders are on the device, so that these cross the link once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from core.generation.conditioning import ConditioningCache
+from core.generation.interrupt import Interrupt, Interrupted
+from core.generation.run import Run
+from core.messages import Request
+from core.models import catalogue
+from core.models.check import resolve
+from core.plans import PhasePlan, Plan
+from core.scheduler.loaded import LoadedModel
+
+# The first picture may come so much later than alone, for the sake of those that follow.
+LATENCY_SHARE = 0.2
+
+
+def pays(plan: Plan, phase: PhasePlan) -> bool:
+    """Whether the encoders of a phase will leave: if they stay, each job may encode when its turn comes."""
+    return any(
+        plan.component(placement.component).kept_bytes < placement.resident_bytes for placement in phase.placements
+    )
+
+
+def encode_ahead(
+    waiting: Sequence[Request], model: LoadedModel, cache: ConditioningCache, interrupt: Interrupt, seconds: float
+) -> int:
+    """Put encodings of waiting requests of this model into the cache, for at most so many seconds.
+
+    The encoders must be held. Prompts are encoded one at a time, since a batch would give other numbers.
+
+    Returns:
+        How many were encoded.
+
+    Raises:
+        Interrupted: whoever waits for the first picture does not want it any more.
+    """
+    end, done = time.monotonic() + seconds, 0
+    for asked in waiting:
+        if time.monotonic() >= end:
+            break
+        try:
+            info = catalogue.find(asked.model)
+            if info.identity != model.identity:
+                continue
+            run = Run(resolve(asked, info), model.pipeline, model.previewer, interrupt)
+            if not run.recall_encoding(cache):
+                run.encode(cache)
+                done += 1
+        except Interrupted:
+            raise
+        except Exception:  # the request will meet it again in its own turn, and say so
+            continue
+    return done

@@ -1,0 +1,150 @@
+"""Plans requests on the accelerator at hand: what this engine can do, what is warm, what past runs taught."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from core.generation.measure_folder import profile_of_folder
+from core.hardware.calibrate import known
+from core.hardware.interface import Accelerator
+from core.messages import Phase, Request, ResidencyError
+from core.models.info import ModelInfo
+from core.models.profile import BlockKind, ComponentProfile, Limits, ModelProfile, PhaseNeed, Tensor
+from core.planning.history import History, PastRun
+from core.planning.job import Job
+from core.planning.solve import Options, solve
+from core.plans import Plan, computing_seconds
+
+# What this engine does today: components whole, in the precision that they compute in, the VAE whole.
+ENGINE = Options(streaming=False, packing=False, fold=False, tiles="off", prefer=0.0)
+
+
+class Planner:
+    """Makes the plans of one accelerator and learns from how they went. One thread uses it."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        """The accelerator is measured if it never was and nothing else says what it can do."""
+        self._accelerator = accelerator
+        self.hardware = known(accelerator)
+        self._history = History()
+        self._profiles: dict[str, ModelProfile] = {}
+
+    def plan(
+        self,
+        info: ModelInfo,
+        request: Request,
+        phases: Sequence[tuple[Phase, Sequence[str]]],
+        *,
+        sizes: Mapping[str, int],
+        warm: Mapping[str, int],
+        in_memory: Sequence[str],
+        encoded: bool,
+        held_bytes: int,
+    ) -> Plan:
+        """The plan of a resolved request.
+
+        Args:
+            phases: what the pipeline will really run, in order, with the networks of each phase.
+            sizes: bytes of each network as it will be held.
+            warm: bytes of each network that are on the device now; `in_memory` names those in host memory.
+            encoded: the text's encoding is cached.
+            held_bytes: all that the engine holds on the device now.
+
+        Raises:
+            UserError: it does not fit; the sentence says the smallest budget that would do.
+        """
+        model = self._profile(info, phases, sizes)
+        job = Job(
+            model=model,
+            width=request.width or model.defaults.width,
+            height=request.height or model.defaults.height,
+            steps=request.steps or model.defaults.steps,
+            guidance=request.guidance if request.guidance is not None else model.defaults.guidance,
+            text_tokens=model.defaults.text_tokens,
+            encoded=encoded,
+            warm=dict(warm),
+            in_memory=frozenset(in_memory),
+            pace=self._history.pace(info.fingerprint, self.hardware.name, request.width or 0, request.height or 0),
+        )
+        budget = self._accelerator.budget_bytes(held_bytes)
+        plan, _ = solve(job, self.hardware, ENGINE, budget)
+        return plan
+
+    def learn(
+        self,
+        info: ModelInfo,
+        request: Request,
+        plan: Plan,
+        measured: Mapping[str, float],
+        total: float,
+        peak: int,
+    ) -> None:
+        """Note what a run took: seconds by phase (of one step for what has steps), all of it, and its peak bytes.
+
+        `peak` is what the driver counted; 0 where nobody counts activations (the CPU).
+        """
+        planned = {phase.label: computing_seconds(phase) for phase in plan.phases if not phase.skipped}
+        size = (request.width or 0, request.height or 0)
+        self._history.add(
+            PastRun(
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                model=info.name,
+                fingerprint=info.fingerprint,
+                gpu=self.hardware.name,
+                width=size[0],
+                height=size[1],
+                planned=planned,
+                measured={label: seconds for label, seconds in measured.items() if label in planned},
+                pace=self._history.pace(info.fingerprint, self.hardware.name, *size),
+                planned_total=plan.total_seconds,
+                measured_total=total,
+                planned_bytes=plan.peak_bytes,
+                measured_bytes=peak,
+            )
+        )
+
+    def _profile(
+        self, info: ModelInfo, phases: Sequence[tuple[Phase, Sequence[str]]], sizes: Mapping[str, int]
+    ) -> ModelProfile:
+        """The model's profile, with the phases that its pipeline really has."""
+        if info.identity not in self._profiles:
+            try:
+                profile = profile_of_folder(info)
+            except ResidencyError:
+                profile = _bare(info, sizes)
+            needs = {need.phase: need for need in profile.phases}
+            phased = [
+                msgspec.structs.replace(
+                    needs.get(phase, PhaseNeed(phase=phase, label=phase.value, components=[])),
+                    components=list(names),
+                    passes="steps" if phase is Phase.DENOISE else "once",
+                )
+                for phase, names in phases
+            ]
+            self._profiles[info.identity] = msgspec.structs.replace(profile, phases=phased)
+        return self._profiles[info.identity]
+
+
+def _bare(info: ModelInfo, sizes: Mapping[str, int]) -> ModelProfile:
+    """A model of which nothing is known but its bytes: it can be held, but not timed, nor its activations counted."""
+    components = {
+        name: ComponentProfile(
+            class_name=component.class_name,
+            source_format="F32",
+            rest=BlockKind(tensors=[Tensor("weights", (max(1, component.parameters),), "keep")]),
+        )
+        for name, component in info.networks.items()
+        if name in sizes
+    }
+    limits = Limits(width=1024, height=1024, steps=1, spatial=8, size_multiple=info.size_multiple)
+    return ModelProfile(
+        name=info.name,
+        title=info.name,
+        family=info.family,
+        defaults=limits,
+        components=components,
+        phases=[],
+    )

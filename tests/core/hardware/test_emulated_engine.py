@@ -1,0 +1,135 @@
+"""Today's engine on an emulated card: the CPU's pixels, bytes over a link, and memory that is really short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from core.engine import InProcessEngine
+from core.engine.client import Client
+from core.hardware.accelerator import TorchAccelerator
+from core.hardware.emulated import EmulatedAccelerator
+from core.hardware.emulated_card import EmulatedCard
+from core.hardware.interface import Accelerator
+from core.library.queue import JobQueue
+from core.messages import ErrorKind, Event, Failed, LedgerRecord, Request, Result
+from core.residency.ledger import Ledger
+from core.residency.warm import WarmCache
+from tests.events import result_of, wait_for
+
+MIB = 2**20
+
+
+def emulated(memory_bytes: int) -> EmulatedAccelerator:
+    return EmulatedAccelerator(
+        EmulatedCard(
+            name="card",
+            title=f"Card with {memory_bytes} bytes",  # encodings are kept by the device's name
+            memory_bytes=memory_bytes,
+            context_bytes=2 * MIB,
+            headroom_bytes=2 * MIB,
+            pinned_rate=2e9,
+            pageable_rate=1e9,
+        )
+    )
+
+
+@pytest.fixture
+def start(home: Path) -> Iterator[Callable[[Accelerator], Client]]:
+    engines: list[Client] = []
+
+    def begin(accelerator: Accelerator) -> Client:
+        engines.append(InProcessEngine(JobQueue(None), accelerator=accelerator))
+        engines[-1].start()
+        return engines[-1]
+
+    yield begin
+    for engine in engines:
+        engine.close()
+
+
+def picture(engine: Client, seen: list[Event] | None = None) -> Result:
+    request = Request(
+        prompt="a red house by the sea", model="starter", seed=1, steps=2, width=64, height=64, draft=True
+    )
+    engine.submit(request)
+    return result_of(engine, request.id, seen=seen)
+
+
+def test_pixels_are_the_cpus_and_memory_is_the_cards(start: Callable[[Accelerator], Client]) -> None:
+    expected = picture(start(TorchAccelerator("cpu", "CPU"))).pixels_sha256
+
+    roomy = emulated(128 * MIB)
+    engine = start(roomy)
+    first, second = picture(engine), picture(engine)
+    assert first.pixels_sha256 == second.pixels_sha256 == expected
+    assert first.accelerator == "emulated"
+    assert first.link_bytes == sum(roomy.held_bytes().values()) == sum(c.bytes for c in first.components.values())
+    assert second.link_bytes == 0  # all of it stayed warm
+    assert first.link_bytes < first.peak_device_bytes == roomy.peak_bytes()
+
+    # not everything fits: the encoders leave for the transformer, that for the decoder
+    tight, seen = emulated(40 * MIB), list[Event]()
+    result = picture(start(tight), seen)
+    assert result.pixels_sha256 == expected
+    assert any(event.change < 0 for event in seen if isinstance(event, LedgerRecord))
+    assert result.peak_device_bytes == tight.peak_bytes() <= 40 * MIB
+
+
+def test_a_component_that_left_is_poison_until_it_is_held_again() -> None:
+    card = emulated(32 * MIB)
+    cache = WarmCache(card, Ledger(lambda record: None))
+    layer = nn.Linear(8, 4).requires_grad_(False)
+    rows = torch.ones(2, 8)
+    expected = layer(rows)
+
+    def hold() -> AbstractContextManager[Mapping[str, nn.Module]]:
+        return cache.hold(
+            "id",
+            "model",
+            ["vae"],
+            lambda name: layer,
+            sizes={"vae": 144},
+            owner="job",
+            keep={"vae"},
+            budget_bytes=20 * MIB,
+        )
+
+    for round_trip in (1, 2):
+        with hold() as held:
+            assert torch.equal(held["vae"](rows), expected)
+        assert cache.link_bytes == 144 * round_trip
+        assert card.held_bytes() == {"vae": 144}
+        cache.evict_all("job", "to see what is left")
+        assert layer(rows).isnan().all()
+        assert card.held_bytes() == {}
+        assert card.memory() == (32 * MIB, 30 * MIB)
+    card.close()
+
+
+def test_too_little_memory_is_the_users_to_change(start: Callable[[Accelerator], Client]) -> None:
+    engine = start(emulated(20 * MIB))
+    request = Request(prompt="a red house", model="starter", seed=1, steps=1, draft=True)
+    engine.submit(request)
+    failed = wait_for(engine, Failed)
+    assert failed.kind is ErrorKind.USER
+    assert "device memory" in failed.sentence
+
+
+def test_memory_that_another_program_takes_is_an_error_of_the_users_too(start: Callable[[Accelerator], Client]) -> None:
+    """The plan says that it fits; the driver says that it does not."""
+    card = emulated(64 * MIB)
+    card.budget_bytes = lambda held_bytes=0, headroom_bytes=None: 60 * MIB  # type: ignore[method-assign]
+    card.occupy(50 * MIB)
+    engine = start(card)
+    request = Request(prompt="a red house", model="starter", seed=1, steps=1, draft=True)
+    engine.submit(request)
+    failed = wait_for(engine, Failed)
+    assert failed.kind is ErrorKind.USER
+    assert "does not fit" in failed.sentence
+    assert set(card.held_bytes()) == {"text_encoder"}  # nothing is left of the half of the next that came in
