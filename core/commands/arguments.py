@@ -65,6 +65,14 @@ def share(text: str) -> float:
     return value
 
 
+def component_blocks(text: str) -> tuple[str, str]:
+    """COMPONENT=resident|streamed|N, as argparse wants it."""
+    name, _, value = text.partition("=")
+    if not name or not (value in ("resident", "streamed") or value.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text} is not of the form transformer=resident, =streamed or =12")
+    return name, value
+
+
 def component_format(text: str) -> tuple[str, str]:
     """COMPONENT=TYPE, as argparse wants it."""
     name, _, value = text.partition("=")
@@ -108,6 +116,19 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefer", type=share, default=0.5, metavar="0..1", help="0 fastest, 1 best quality")
     parser.add_argument(
         "--format", type=component_format, action="append", default=[], metavar="COMPONENT=TYPE", help="fix a format"
+    )
+    parser.add_argument(
+        "--residency",
+        type=component_blocks,
+        action="append",
+        default=[],
+        metavar="COMPONENT=resident|streamed|N",
+        help="fix how many blocks are resident",
+    )
+    parser.add_argument(
+        "--offload",
+        choices=("none", "encoder", "phases", "aggressive", "stream"),
+        help="other programs' words: nothing leaves, encoders leave, each phase's components leave, or blocks stream",
     )
     parser.add_argument("--slots", type=whole_number, help="buffers for streamed blocks")
     parser.add_argument("--tile", default="auto", metavar="auto|off|SIZE", help="tiles of the VAE, in pixels")

@@ -16,7 +16,7 @@ from core.hardware import profile as cards
 from core.hardware.machine import detect
 from core.hardware.match import best_profile
 from core.hardware.profile import HardwareProfile
-from core.messages import LedgerRecord, UserError
+from core.messages import LedgerRecord, Phase, UserError
 from core.models import profile as models
 from core.models.profile import ModelProfile
 from core.planning import chart
@@ -95,7 +95,7 @@ def read(options: argparse.Namespace) -> tuple[Job, HardwareProfile, Options]:
         batch=options.batch,
         encoded=options.encoded,
     )
-    unknown = [name for name, _ in options.format if name not in model.components]
+    unknown = [name for name, _ in (*options.format, *options.residency) if name not in model.components]
     if unknown:
         raise UserError(f"{model.name} has no component called {unknown[0]}; it has {', '.join(model.components)}.")
     if options.slots is not None and not 2 <= options.slots <= 8:
@@ -112,8 +112,28 @@ def read(options: argparse.Namespace) -> tuple[Job, HardwareProfile, Options]:
         fold=False if options.no_fold else None,
         tiles=tiles,
         headroom_bytes=options.headroom,
+        **_fixed(options, model),
     )
     return job, hardware, wanted
+
+
+_ALL_BLOCKS = 1_000_000
+
+
+def _fixed(options: argparse.Namespace, model: ModelProfile) -> dict[str, Any]:
+    """What `--residency` and `--offload` say about blocks and about what stays between phases."""
+    roles = {name: need.phase for need in model.phases for name in need.components}
+    blocks: dict[str, int] = {}
+    keep: dict[str, bool] = {}
+    if options.offload == "stream":
+        blocks = {name: 0 for name, phase in roles.items() if phase is Phase.DENOISE}
+    elif options.offload is not None:
+        blocks = dict.fromkeys(roles, _ALL_BLOCKS)
+        leaves = {"none": (), "encoder": (Phase.ENCODE,)}.get(options.offload, tuple(Phase))
+        keep = {name: phase not in leaves for name, phase in roles.items()}
+    for name, value in options.residency:
+        blocks[name] = {"resident": _ALL_BLOCKS, "streamed": 0}.get(value) or int(value if value.isdigit() else 0)
+    return {"blocks": blocks, "keep": keep}
 
 
 def find_model(name: str) -> ModelProfile:

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from core.generation.metaops import MetaOps
 from core.residency.blocks import blocks
 
 OUTSIDE = ""
@@ -103,6 +104,7 @@ class _Tracker(TorchDispatchMode):
         self.operations = 0
         self._known: dict[int, weakref.ref[Any]] = {}
         self._weights: set[int] = set()
+        self._operations = MetaOps()
 
     def ignore(self, module: nn.Module) -> None:
         """Leave a network's parameters and buffers out of the count."""
@@ -137,7 +139,7 @@ class _Tracker(TorchDispatchMode):
         self.operations += 1
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
             return False  # a condition on values (is the mask full?) has no answer here; no is the general path
-        out = func(*args, **kwargs)
+        out = self._operations.call(func, args, kwargs)
         if isinstance(out, torch.Tensor):
             self.meet(out)
         elif isinstance(out, (tuple, list)):

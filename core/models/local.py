@@ -26,16 +26,16 @@ def profile_of(info: ModelInfo) -> ModelProfile | None:
         ModelFileError: a file is damaged; the sentence names it.
     """
     shipped = _shipped(info)
-    components: dict[str, ComponentProfile] = {}
-    for name, component in info.networks.items():
-        found = match(component, shipped)
-        if found is None:
-            return None
-        components[name] = found
-    like = next((profile for profile in shipped if set(profile.components) == set(components)), None)
-    if like is None or like.family != info.family:
+    components = {name: match(component, shipped) for name, component in info.networks.items()}
+    alike = [
+        profile for profile in shipped if profile.family == info.family and set(profile.components) == set(components)
+    ]
+    if not alike or None in components.values():
         return None
-    return with_defaults(msgspec.structs.replace(like, components=components), info)
+    # of a family's models the one that shares most networks: its defaults are the likeliest
+    found = {name: component for name, component in components.items() if component is not None}
+    like = max(alike, key=lambda profile: sum(_alike(found[name], profile.components[name]) for name in found))
+    return with_defaults(msgspec.structs.replace(like, components=found), info)
 
 
 def match(component: ComponentInfo, shipped: list[ModelProfile]) -> ComponentProfile | None:
@@ -87,6 +87,10 @@ def phases_like(info: ModelInfo) -> tuple[list[PhaseNeed], Limits] | None:
 def _shipped(info: ModelInfo) -> list[ModelProfile]:
     """The shipped profiles, those of the model's family first."""
     return sorted((load(name) for name in names()), key=lambda profile: profile.family != info.family)
+
+
+def _alike(one: ComponentProfile, other: ComponentProfile) -> bool:
+    return msgspec.structs.replace(one, source_format="") == msgspec.structs.replace(other, source_format="")
 
 
 def _same(shapes: Counter[tuple[int, ...]], candidate: ComponentProfile) -> bool:

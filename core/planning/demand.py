@@ -5,7 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from core.hardware.profile import HardwareProfile
-from core.models.profile import BlockKind, ComponentProfile, PhaseNeed, Tensor, evaluate
+from core.models.profile import (
+    BlockKind,
+    ComponentProfile,
+    PhaseNeed,
+    Tensor,
+    activation,
+    evaluate,
+    tiled_activation,
+)
 from core.planning import policy
 from core.planning.job import Job
 from core.precision.formats import FORMATS
@@ -45,6 +53,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     scratch_bytes: int
     activation_bytes: int
     streams: bool
+    resident_blocks: int | None = None  # so many, where the person says how many
 
 
 def compute_format(hardware: HardwareProfile) -> str:
@@ -76,11 +85,7 @@ def demand(
     variables = job.variables(need)
     repeat = 1.0
     if tile is not None and tile * tile < variables["A"]:
-        frames = variables["N"] / variables["A"]
         repeat = 1 / (1 - TILE_OVERLAP) ** 2
-        tiled = {**variables, "A": float(tile * tile), "N": tile * tile * frames}
-    else:
-        tiled = variables
     counts: dict[str, int] = {}
     for kind, count in component.order:
         counts[kind] = counts.get(kind, 0) + count
@@ -99,7 +104,7 @@ def demand(
     sequence = tuple((place[kind], each[kind]) for kind, count in component.order for _ in range(count))
     every = [(tensor, 1) for tensor in component.rest.tensors]
     every += [(tensor, count) for kind, count in counts.items() for tensor in component.kinds[kind].tensors]
-    wide = 4 if compute == "F32" else 2
+    wide = 4 if compute == "F32" or (component.force_upcast and compute == "F16") else 2
     pace = job.pace.get(need.label, 1.0)
     outside, sequence = outside * pace, tuple((index, one * pace) for index, one in sequence)
     return Demand(
@@ -113,7 +118,7 @@ def demand(
         seconds=outside + sum(one for _, one in sequence),
         sequence=sequence,
         scratch_bytes=_scratch(every, wanted, component.source_format),
-        activation_bytes=round(_activation(component, tiled, hardware) * job.batch * wide / 2),
+        activation_bytes=_activation(component, variables, hardware, tile) * job.batch * wide // 2,
         streams=need.phase.value != "decode" and bool(counts) and not hardware.unified,
     )
 
@@ -179,12 +184,14 @@ def _scratch(tensors: list[tuple[Tensor, int]], wanted: str, source: str) -> int
     return max(packed, default=0)
 
 
-def _activation(component: ComponentProfile, variables: dict[str, float], hardware: HardwareProfile) -> float:
-    """Peak bytes beside the weights; a kernel that materialises the attention matrix needs that too."""
-    peak = evaluate(component.activation, variables)
-    if not {"flash", "efficient"} & set(hardware.attention):
-        peak += evaluate(component.attention_matrix, variables)
-    return max(0.0, peak)
+def _activation(
+    component: ComponentProfile, variables: dict[str, float], hardware: HardwareProfile, tile: int | None
+) -> int:
+    """Peak bytes beside the weights at 16 bit, with the attention kernel that this card has."""
+    kernel = "efficient" if {"flash", "efficient"} & set(hardware.attention) else "math"
+    if tile is not None:
+        return tiled_activation(component, variables, tile, kernel=kernel)
+    return activation(component, variables, kernel=kernel)
 
 
 def _together(sizes: dict[str, int], counts: dict[str, int]) -> tuple[Blocks, ...]:

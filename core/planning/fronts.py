@@ -30,11 +30,14 @@ class Way(msgspec.Struct, frozen=True):
 def ways(demand: Demand) -> list[Way]:
     """Every way to place a component, by rising resident bytes; the last has everything resident.
 
-    A component that does not stream has only that one.
+    A component that does not stream has only that one; where the number of resident blocks is given, the largest are.
     """
     full = tuple(part.count for part in demand.blocks)
     if not demand.streams:
         return [_way(demand, full)]
+    if demand.resident_blocks is not None:
+        chain = _chain(full)
+        return [_way(demand, chain[min(demand.resident_blocks, len(chain) - 1)])]
     total = 1
     for count in full:
         total *= count + 1

@@ -94,6 +94,10 @@ def pass_seconds(compute: float, streamed: int, link: float, contention: float) 
     return max(compute * (1 + contention * share), copying)
 
 
+Keep = dict[str, bool]
+"""Components that must stay on the device between phases and jobs, or must not; the others are free."""
+
+
 class Memory:
     """What the searches of one planning share, by the identity of demands that the caller keeps alive meanwhile."""
 
@@ -111,12 +115,13 @@ def search(
     in_memory: frozenset[str],
     memory: Memory | None = None,
     ceiling: float = math.inf,
+    keep: Keep | None = None,
 ) -> Found | None:
     """The placement with the fewest expected seconds; None where none fits or takes less than `ceiling`.
 
     `memory` is shared by searches on one machine whose stages differ only in which demands they hold.
     """
-    return _Search(stages, machine, chances, warm, in_memory, memory, ceiling).run()
+    return _Search(stages, machine, chances, warm, in_memory, memory, ceiling, keep).run()
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -144,6 +149,7 @@ class _Search:
         in_memory: frozenset[str],
         memory: Memory | None = None,
         ceiling: float = math.inf,
+        keep: Keep | None = None,
     ) -> None:
         self.stages, self.machine, self.chances, self.warm, self.in_memory = stages, machine, chances, warm, in_memory
         self.first = next((s for s, stage in enumerate(stages) if not stage.skipped), 0)
@@ -165,6 +171,7 @@ class _Search:
         self.known = {key: self.memory.fronts[id(demand)] for key, demand in self.demands.items()}
         self.fronts = {key: front.best for key, front in self.known.items()}
         self.ceiling = ceiling
+        self.keep = keep or {}
         self.best: tuple[float, dict[tuple[int, str], Kept]] | None = None
 
     def run(self) -> Found | None:
@@ -233,6 +240,8 @@ class _Search:
         total = {name: max(self.demands[s, name].bytes for s in runs) for name, runs in self.runs.items()}
         if any(stage.overhead + sum(total.values()) > self.machine.budget for stage in self.stages):
             return None
+        if any(every[-1].streamed for every in self.fronts.values()) or not all(self.keep.values()):
+            return None  # the person wants less on the device than would fit
         return {(s, name): Kept(every[-1], total[name]) for (s, name), every in self.fronts.items()}
 
     def _choices(self, name: str) -> list[tuple[Kept, float]]:
@@ -262,6 +271,9 @@ class _Search:
                 known = choices.get(way.resident)
                 if known is None or runs.need(slots) < known.need(slots):
                     choices[way.resident] = runs
+        if name in self.keep:
+            whole = max(choices)
+            choices = {whole: choices[whole]} if self.keep[name] else {0: choices[0]}
         result = []
         for kept, way in sorted(choices.items(), reverse=True):
             expected = 0.0
@@ -338,6 +350,10 @@ class _Search:
                 return
             chosen.append(self.fronts[s, name][last])
         kept = within(self.known[own[0], name], min(chosen, key=lambda way: way.resident), elsewhere)
+        if name in self.keep:
+            if self.keep[name] and kept < min(way.resident for way in chosen):
+                return
+            kept = kept if self.keep[name] else 0
         total = expected + self.share(name, dict(zip(own, chosen, strict=True)), kept).expected
         if total < self.ceiling:
             placed = {(s, name): Kept(way, kept) for s, way in zip(own, chosen, strict=True)}

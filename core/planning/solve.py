@@ -20,8 +20,8 @@ from core.planning.search import Found, Machine, Memory, Stage, pass_seconds, se
 from core.plans import Alternative, ComponentPlan, PhasePlan, Placement, Plan
 from core.precision.formats import FORMATS
 
-# Edge of a tile in latent positions, as diffusers' autoencoders tile by default (512 pixels at a factor of 8).
-TILE = 64
+# Edge of a tile in pixels, as diffusers' autoencoders tile by default.
+TILE = 512
 # The preference in the middle takes the best quality within so much of the fastest plan's expected seconds.
 _MIDDLE_TOLERANCE = 0.15
 # Host memory that is left to the system and to everything else.
@@ -32,8 +32,9 @@ _RUNNERS_UP = 4
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the person or the engine fixes. None leaves it to the planner.
 
-    `formats` and `blocks` (resident ones) are by component. `streaming` and `packing` say what the engine can do at
-    all; `tiles` is "auto", "off" or an edge in latent positions. `prefer` is 0 (fastest) to 1 (best quality).
+    `formats`, `blocks` (how many are resident) and `keep` (stays between phases and jobs, or leaves) are by component.
+    `streaming` and `packing` say what the engine can do; `tiles` is "auto", "off" or an edge in latent positions.
+    `prefer` is 0 (fastest) to 1 (best quality).
     """
 
     prefer: float = 0.5
@@ -41,6 +42,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 2
     fold: bool | None = None
     tiles: str = "auto"
+    blocks: dict[str, int] = {}
+    keep: dict[str, bool] = {}
     streaming: bool = True
     packing: bool = True
     headroom_bytes: int | None = None
@@ -116,10 +119,13 @@ def smallest_budget(job: Job, hardware: HardwareProfile, options: Options) -> in
     for formats, fold, tile in _choices(job, hardware, options):
         stages, _ = _stages(job, hardware, options, formats, fold, tile)
         need = 0
+        stay = {part.name: part.bytes for stage in stages for part in stage.demands if options.keep.get(part.name)}
         for stage in stages:
             leanest = [min(ways(part), key=lambda way: way.need(options.slots)) for part in stage.demands]
             slot = max((way.slot for way in leanest), default=0)
-            need = max(need, stage.overhead + sum(way.resident for way in leanest) + slot * options.slots)
+            running = {part.name for part in stage.demands}
+            others = sum(size for name, size in stay.items() if name not in running)
+            need = max(need, stage.overhead + sum(way.resident for way in leanest) + slot * options.slots + others)
         least = need if least is None else min(least, need)
     return least or 0
 
@@ -186,7 +192,14 @@ def _candidates(job: Job, hardware: HardwareProfile, options: Options, budget: i
         ):
             continue
         found = search(
-            stages, machine, job.next, job.warm, job.in_memory, memories.setdefault(machine, Memory()), ceiling
+            stages,
+            machine,
+            job.next,
+            job.warm,
+            job.in_memory,
+            memories.setdefault(machine, Memory()),
+            ceiling,
+            options.keep,
         )
         if found is not None:
             result.append(_Candidate(formats, fold, tile, demands, stages, found, loss))
@@ -217,8 +230,9 @@ def _choices(
     )
     decode = [job.variables(need)["A"] for need in job.model.phases if need.phase is Phase.DECODE]
     tiles: list[int | None] = [None]
-    if options.tiles != "off" and max(decode, default=0.0) > TILE**2:
-        tiles = [None, TILE] if options.tiles == "auto" else [int(options.tiles)]
+    edge = TILE // job.model.defaults.spatial
+    if options.tiles != "off" and max(decode, default=0.0) > edge**2:
+        tiles = [None, edge] if options.tiles == "auto" else [int(options.tiles)]
     for chosen in itertools.product(*lists):
         formats = {name: form for members, form in zip(groups.values(), chosen, strict=True) for name in members}
         for fold, tile in itertools.product(folds, tiles):
@@ -256,7 +270,9 @@ def _stages(
             if key not in known:
                 component = job.model.components[name]
                 part = demand(name, component, need, job, hardware, formats[name], fold=folds, tile=tiles)
-                known[key] = part if options.streaming else msgspec.structs.replace(part, streams=False)
+                known[key] = msgspec.structs.replace(
+                    part, streams=part.streams and options.streaming, resident_blocks=options.blocks.get(name)
+                )
             row.append(known[key])
         overhead = max(part.activation_bytes for part in row) + max(part.scratch_bytes for part in row)
         encodes = need.phase is Phase.ENCODE

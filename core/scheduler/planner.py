@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -115,6 +116,9 @@ class Planner:
                 profile = profile_of_folder(info)
             except ResidencyError:
                 profile = _bare(info, sizes)
+            except Exception:  # a class that cannot be run on the meta device; it can be held all the same
+                traceback.print_exc()
+                profile = _bare(info, sizes)
             needs = {need.phase: need for need in profile.phases}
             phased = [
                 msgspec.structs.replace(
@@ -124,7 +128,10 @@ class Planner:
                 )
                 for phase, names in phases
             ]
-            self._profiles[info.identity] = msgspec.structs.replace(profile, phases=phased)
+            # whatever the pipeline runs must be held, also what no profile describes
+            components = {**_bare(info, sizes).components, **profile.components}
+            profile = msgspec.structs.replace(profile, components=components, phases=phased)
+            self._profiles[info.identity] = profile
         return self._profiles[info.identity]
 
 

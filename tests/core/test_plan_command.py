@@ -87,6 +87,30 @@ def test_the_command_line_changes_the_card(capsys: pytest.CaptureFixture[str]) -
     assert total("--gpu", "rtx-4090", "--encoded")["phases"][0]["skipped"]
 
 
+def test_old_words_and_fixed_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    def total(*words: str) -> dict[str, float]:
+        formats = ("--format", "transformer=Q4_K", "--format", "text_encoder_2=Q4_K", "--gpu", "rtx-4090")
+        code, out, err = run(capsys, "plan", "--model", "flux-schnell", "--json", *formats, *words)
+        assert code == 0, err
+        return json.loads(out)
+
+    def kept(plan: dict) -> set[str]:
+        return {name for name, component in plan["components"].items() if component["kept_bytes"]}
+
+    none, encoder, phases = (total("--offload", word) for word in ("none", "encoder", "phases"))
+    assert kept(none) == set(none["components"])
+    assert kept(encoder) == {"transformer", "vae"}
+    assert kept(phases) == kept(total("--offload", "aggressive")) == set()
+    assert none["next_prompt_seconds"] < encoder["next_prompt_seconds"] < phases["next_prompt_seconds"]
+    assert none["peak_device_bytes"] > encoder["peak_device_bytes"]
+    stream = total("--offload", "stream")
+    assert stream["phases"][1]["streamed_bytes"] > 0.9 * stream["components"]["transformer"]["bytes"]
+    some = total("--residency", "transformer=10")
+    assert some["phases"][1]["streamed_bytes"] < stream["phases"][1]["streamed_bytes"]
+    assert total("--residency", "transformer=resident")["phases"][1]["streamed_bytes"] == 0
+    assert total("--residency", "transformer=streamed")["phases"][1]["streamed_bytes"] > 0
+
+
 def test_every_card_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "plan", "--gpu", "list")
     assert code == 0
@@ -116,6 +140,9 @@ def test_every_card_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (("--gpu", "rtx-3060", "--format", "transformer=Q9"), "no format called Q9"),
         (("--gpu", "rtx-3060", "--format", "motor=Q8_0"), "has no component called motor"),
         (("--gpu", "rtx-3060", "--slots", "1"), "slots are not possible"),
+        (("--gpu", "rtx-3060", "--residency", "transformer=some"), "is not of the form"),
+        (("--gpu", "rtx-3060", "--offload", "everything"), "invalid choice"),
+        (("--model", "flux-dev", "--gpu", "rtx-3060", "--vram", "9GB", "--offload", "none"), "needs at least"),
         (("--gpu", "rtx-3060", "--tile", "1"), "A tile of 1 is not possible"),
         (("--gpu", "rtx-3060", "--chart", "/proc/nowhere/a.svg"), "cannot be written"),
     ],

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.generation.dryrun import OUTSIDE, dry_run
+from core.generation.metaops import MetaOps
 
 Case = tuple[nn.Module, dict[str, torch.Tensor], str]
 
@@ -144,6 +145,38 @@ def test_only_the_plain_kernel_holds_the_matrix() -> None:
     matrix = heads * rows * columns * 4
     assert 2 * matrix < plain.peak < 2.3 * matrix  # before and after the softmax, in f32
     assert efficient.total_flops == plain.total_flops == 2 * 2 * heads * rows * columns * channels
+
+
+def test_what_is_remembered_is_what_would_have_been_returned() -> None:
+    aten, ops = torch.ops.aten, MetaOps()
+    with torch.device("meta"):
+        wide, row = torch.empty(4, 6, dtype=torch.bfloat16), torch.empty(6)
+        picture, weight = torch.empty(1, 4, 8, 8), torch.empty(4)
+    cases: list[tuple[Any, tuple[Any, ...]]] = [
+        (aten.add.Tensor, (wide, row)),  # broadcast, and a wider type
+        (aten.mul.Tensor, (wide, torch.tensor(2.0))),  # a number on the CPU
+        (aten.pow.Tensor_Scalar, (wide, 2)),
+        (aten.div.Tensor, (row, 2.0)),
+        (aten.cat.default, ([wide, wide], 1)),
+        (aten.mm.default, (wide, wide.t())),
+        (aten.clone.default, (wide.t(),)),  # strides are kept
+        (aten.native_group_norm.default, (picture, weight, weight, 1, 4, 64, 2, 1e-5)),
+        (aten._unsafe_view.default, (wide, [24])),  # a view that does not say so
+        (aten.transpose.int, (wide, 0, 1)),
+        (aten.split.Tensor, (wide, 2)),
+    ]
+    for func, args in cases:
+        expected = func(*args)
+        for _ in range(3):
+            made = ops.call(func, args, {})
+            several = isinstance(expected, (tuple, list))
+            assert type(made) is type(expected)
+            for one, other in zip(made if several else [made], expected if several else [expected], strict=True):
+                assert (one.shape, one.stride(), one.dtype, one.device) == (
+                    other.shape, other.stride(), other.dtype, other.device,
+                )  # fmt: skip
+    view = ops.call(aten._unsafe_view.default, (wide, [24]), {})
+    assert view.untyped_storage()._cdata == wide.untyped_storage()._cdata
 
 
 class Bare(nn.Module):

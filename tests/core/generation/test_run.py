@@ -69,7 +69,7 @@ def test_a_cached_encoding_changes_nothing_but_the_time(family: str, tiny: Tiny,
     assert first.pixels == second.pixels
     assert first.result.seconds["encode"] > 0
     assert second.result.seconds["encode"] == 0
-    assert any("encoding was on disk" in reason for reason in second.result.reasons)
+    assert any("encoding of this text is cached" in reason for reason in second.result.reasons)
 
 
 def test_a_damaged_encoding_is_made_again(tiny: Tiny, engine: Client, home: Path) -> None:

@@ -1,0 +1,88 @@
+"""How long planning and simulating take, for every shipped model on three cards, and what the ledger costs a pass.
+
+    python -m tests.bench.bench_plan [--rounds 7]
+
+A plan is made from profiles that are already read, as window and engine do. A simulation runs 30 steps in virtual
+time. The ledger's cost is that of one record.
+Writes tests/bench/results/plan.json with medians in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from core.hardware import profile as cards
+from core.messages import LedgerRecord, UserError
+from core.models import profile as models
+from core.planning.job import job_of
+from core.planning.simulate import simulate
+from core.planning.solve import Options, solve
+from core.residency.ledger import Ledger
+from tests.bench.report import load_average, write
+
+CARDS = ("rx-7800-xt", "rtx-3060", "rtx-4090")
+HOST_BYTES = 64 * 10**9
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    load = load_average()
+    rows = [row for name in models.names() for card in CARDS if (row := _row(name, card, rounds)) is not None]
+    solves = sorted(row["solve_ms"] for row in rows)
+    simulations = sorted(row["simulate_30_steps_ms"] for row in rows)
+    summary = {
+        "solve_ms": {"median": statistics.median(solves), "slowest": solves[-1], "target": 50},
+        "simulate_30_steps_ms": {"median": statistics.median(simulations), "slowest": simulations[-1], "target": 100},
+        "slower_than_target": [f"{row['model']} on {row['gpu']}" for row in rows if row["solve_ms"] > 50],
+        "ledger_microseconds_per_record": _ledger(),
+        "rows": rows,
+    }
+    write("plan", summary, load)
+
+
+def _row(name: str, card: str, rounds: int) -> dict[str, float | str] | None:
+    job = job_of(models.load(name))
+    hardware = msgspec.structs.replace(cards.load(card), host_bytes=HOST_BYTES)
+    try:
+        plan, _ = solve(job, hardware)
+    except UserError:
+        return None  # it does not fit this card
+    long_job = job_of(models.load(name), steps=30)
+    long_plan, _ = solve(long_job, hardware)
+    return {
+        "model": name,
+        "gpu": card,
+        "solve_ms": _milliseconds(lambda: solve(job, hardware), rounds),
+        "simulate_30_steps_ms": _milliseconds(lambda: simulate(long_plan, long_job, hardware, Options()), rounds),
+        "simulated_over_planned": round(simulate(plan, job, hardware, Options()).total_seconds / plan.total_seconds, 4),
+    }
+
+
+def _milliseconds(work: Callable[[], object], rounds: int) -> float:
+    taken = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        work()
+        taken.append(1000 * (time.perf_counter() - begin))
+    return round(statistics.median(taken), 2)
+
+
+def _ledger(count: int = 20_000) -> float:
+    records: list[LedgerRecord] = []
+    ledger = Ledger(records.append)
+    begin = time.perf_counter()
+    for number in range(count):
+        ledger.arrive(("model", f"part {number % 8}"), "job", "model", "BF16", 1000, "needed by the phase")
+    return round(1e6 * (time.perf_counter() - begin) / count, 2)
+
+
+if __name__ == "__main__":
+    main()
