@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.disable()
     # First what needs no Qt: once Qt's binding is there, it reads the source of every module that is imported.
     for module in (
+        "app.chart_scale",
+        "app.outlook",
         "app.pace",
         "app.settings",
         "app.state",

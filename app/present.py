@@ -23,7 +23,5 @@ def present(window: StudioWindow, state: StudioState, topics: set[Topic]) -> Non
     if topics & {Topic.QUEUE, Topic.PROGRESS}:
         window.queue.show_queue(state)
         window.prompt.show_busy(state.queue.busy)
-    if topics & {Topic.COMPONENTS, Topic.ENGINE}:
-        window.components.show_components(state)
     if Topic.NOTICE in topics:
         window.notice.show_notice(state.notice)

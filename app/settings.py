@@ -58,12 +58,15 @@ class Session(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `theme` is system, dark or light; `geometry` is Qt's, in base64. `draft_seconds` says how long drafts take, by model
     and size (see `app.pace`); `drafted_anyway` names the models that are drafted while typing although they are slow.
+    `chart_open` is None until the person folds or unfolds the memory chart: then low windows fold it.
     """
 
     settings: Settings = msgspec.field(default_factory=Settings)
     theme: str = "system"
     geometry: str = ""
     more_open: bool = False
+    chart_open: bool | None = None
+    why_open: bool = False
     draft_seconds: dict[str, float] = {}
     drafted_anyway: list[str] = []
 

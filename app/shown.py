@@ -17,6 +17,7 @@ class Topic(StrEnum):
     QUEUE = "queue"
     HISTORY = "history"
     COMPONENTS = "components"
+    MEMORY = "memory"
     NOTICE = "notice"
     TIMES = "times"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from app import device
 from app.jobs import Jobs
+from app.runs import Runs
 from app.shelf import Page, Shelves
 from app.shown import Component, Kind, Notice, Picture, Stage, Topic, Work
 from app.times import Times
@@ -47,6 +48,7 @@ class StudioState:
     components: dict[str, Component] = field(default_factory=dict)
     notice: Notice | None = None
     times: Times = field(default_factory=Times)
+    runs: Runs = field(default_factory=Runs)
     draft_id: str = ""
     draft_seconds: float | None = None
     # whether the canvas follows the full pictures being made; typing and looking at older pictures end it
@@ -144,6 +146,10 @@ class StudioState:
 
     def apply(self, event: Event) -> set[Topic]:
         """Take in one event of the engine."""
+        memory = {Topic.MEMORY} if self.runs.take(event) else set()
+        return self._apply(event) | memory
+
+    def _apply(self, event: Event) -> set[Topic]:
         match event:
             case EngineStarting():
                 self.components = device.emptied(self.components)

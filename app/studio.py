@@ -8,6 +8,7 @@ from PySide6.QtCore import QObject, Qt, QThreadPool, QTimer
 from app.bridge import EngineBridge
 from app.choice import ModelChoice
 from app.drafting import Drafting
+from app.foresight import Foresight
 from app.models import Models
 from app.pictures import PictureActions
 from app.present import present
@@ -35,6 +36,7 @@ class Studio(QObject):
         self._show_session()
         self.drafting = Drafting(window.prompt, bridge, session, models, self)
         self.choice = ModelChoice(window, self.settings, models, self)
+        self.foresight = Foresight(window, self.state, self.settings, models, self)
         self.jobs = JobActions(window, bridge, self.state, self._refresh, self)
         self.pictures = PictureActions(window, self.say)
         self._closed = False
@@ -49,6 +51,7 @@ class Studio(QObject):
         """After the first frame: start the engine and read what was kept."""
         self.bridge.start()
         self.choice.begin()
+        self.foresight.begin()
         if self.settings.prompt:
             self._changed()  # the picture of what was left the last time comes back by itself
 
@@ -63,6 +66,8 @@ class Studio(QObject):
         self.session.geometry = self.window.geometry_text()
         self.session.theme = theme().choice
         self.session.more_open = self.window.options.more.isChecked()
+        self.session.chart_open = self.window.chart_open
+        self.session.why_open = self.window.precision.why.isChecked()
         return msgspec.json.encode(self.session)
 
     def say(self, sentence: str) -> None:
@@ -107,6 +112,7 @@ class Studio(QObject):
         self._saving.start()
         self._show_expected()
         self._greet()
+        self.foresight.changed()
         self.drafting.changed()
 
     def _word_used(self) -> None:
@@ -199,6 +205,8 @@ class Studio(QObject):
             self._greet()
         if Topic.TIMES in topics:
             self._show_expected()
+        if topics & {Topic.MEMORY, Topic.COMPONENTS, Topic.ENGINE}:
+            self.foresight.changed()
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
@@ -216,6 +224,7 @@ class Studio(QObject):
         self.window.prompt.edit.set_text(self.settings.prompt)
         self._collect()
         self._show_expected()
+        self.foresight.changed()
         self.drafting.taken_over()
         self._saving.start()
         if result is not None:
@@ -237,6 +246,8 @@ class Studio(QObject):
         window.prompt.edit.set_text(self.settings.prompt)
         window.options.show_settings(self.settings)
         window.options.show_more(self.session.more_open)
+        window.chart_open = self.session.chart_open
+        window.precision.why.setChecked(self.session.why_open)
         self._greet()
 
     def _close(self) -> None:
@@ -247,6 +258,7 @@ class Studio(QObject):
             write_session(encoded)
             self.drafting.close()
             self.choice.close()
+            self.foresight.close()
             self._saving.stop()
             self.window.history.thumbnails.close()
 

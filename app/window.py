@@ -5,23 +5,26 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-from PySide6.QtCore import QByteArray, QEvent, QMimeData, QSize, Signal
+from PySide6.QtCore import QByteArray, QEvent, QMimeData, QSignalBlocker, QSize, Qt, Signal
 from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDropEvent, QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import QHBoxLayout, QMainWindow, QSizePolicy, QVBoxLayout, QWidget
 
 from app.panels.canvas import CanvasPanel
-from app.panels.components import ComponentsPanel
 from app.panels.gallery import HistoryPanel
 from app.panels.header import Header
 from app.panels.options import OptionsPanel
+from app.panels.precision import PrecisionPanel
 from app.panels.prompt import PromptPanel
 from app.panels.queue import QueuePanel
+from app.panels.residency import ResidencyPanel
 from app.startup import WINDOW_SIZE
 from app.widgets.controls import scroll_area
 from app.widgets.notice import NoticeBar
 
 # Narrower than this (in widths of ordinary text) there is no room for a third column, lower none for large thumbnails.
 _NARROW, _LOW = 76, 44
+# Lower than this (in lines) there is no room for even the chart's head line.
+_LOWEST = 26
 _SMALLEST = QSize(560, 380)
 _MARGIN = 16
 
@@ -46,11 +49,14 @@ class StudioWindow(QMainWindow):
         self.notice = NoticeBar()
         self.options = OptionsPanel()
         self.queue = QueuePanel()
-        self.components = ComponentsPanel()
+        self.precision = PrecisionPanel()
+        self.residency = ResidencyPanel()
         self.history = HistoryPanel()
+        self.chart_open: bool | None = None  # as the person wants it; None: as there is room
         self._narrow: bool | None = None
         self._lay_out()
         self._bind_keys()
+        self.residency.folded.connect(self._folded)
         self.setMinimumSize(_SMALLEST)
         self.resize(*WINDOW_SIZE)
 
@@ -98,7 +104,7 @@ class StudioWindow(QMainWindow):
         self._side_layout = QVBoxLayout(self._side)
         self._side_layout.setContentsMargins(0, 0, 0, 0)
         self._side_layout.setSpacing(12)
-        for part in (self.options, self.queue, self.components):
+        for part in (self.options, self.queue, self.precision):
             part.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
             self._side_layout.addWidget(part)
         self._side_layout.addStretch(1)
@@ -106,6 +112,7 @@ class StudioWindow(QMainWindow):
         middle.setSpacing(12)
         middle.addWidget(self.notice)
         middle.addWidget(self.canvas, 1)
+        middle.addWidget(self.residency)
         self._body = QHBoxLayout()
         self._body.setSpacing(12)
         self._body.addWidget(self.prompt)
@@ -131,6 +138,7 @@ class StudioWindow(QMainWindow):
         self.prompt.setFixedWidth(max(288, min(46 * letter, round(self.width() * 0.26))))
         self.prompt.set_compact(low)
         self.history.set_compact(low)
+        self._arrange_chart(low, self.height() < _LOWEST * line)
         if narrow == self._narrow:
             return
         self._narrow = narrow
@@ -142,7 +150,7 @@ class StudioWindow(QMainWindow):
         else:
             self._side_area.setWidget(self._side)
             self._side_area.setFixedWidth(40 * letter)
-        for part in (self.options, self.queue, self.components):
+        for part in (self.options, self.queue, self.precision):
             layout = part.layout()
             assert layout is not None
             margins = layout.contentsMargins()
@@ -151,6 +159,25 @@ class StudioWindow(QMainWindow):
             margins.setRight(0 if narrow else _MARGIN)
             layout.setContentsMargins(margins)
         self._order_tabs()
+
+    def _arrange_chart(self, low: bool, lowest: bool) -> None:
+        self.residency.set_height(self.height())
+        self.residency.setVisible(not lowest)
+        with QSignalBlocker(self.residency):
+            self.residency.unfold(not low if self.chart_open is None else self.chart_open)
+
+    def _folded(self, folded: bool) -> None:
+        self.chart_open = not folded
+
+    def _go_to_chart(self) -> None:
+        """Unfold the chart and take the keyboard there; from there, fold it again."""
+        chart = self.residency.chart
+        if chart.hasFocus():
+            self.residency.unfold(False)
+            self.prompt.edit.setFocus()
+        else:
+            self.residency.unfold(True)
+            chart.setFocus(Qt.FocusReason.ShortcutFocusReason)
 
     def _bind_keys(self) -> None:
         options, prompt = self.options, self.prompt
@@ -166,6 +193,7 @@ class StudioWindow(QMainWindow):
             ("Ctrl+Shift+D", prompt.drafts.switch.toggle),
             ("Ctrl+E", prompt.edit.setFocus),
             ("Ctrl+H", self.history.view.setFocus),
+            ("Ctrl+M", self._go_to_chart),
             ("Ctrl+F", self.history.search.begin),
             ("Ctrl+O", self.open_wanted.emit),
             ("Ctrl+Shift+C", self.copy_wanted.emit),
@@ -174,12 +202,14 @@ class StudioWindow(QMainWindow):
             QShortcut(QKeySequence(keys), self).activated.connect(action)
 
     def _order_tabs(self) -> None:
-        options = self.options
+        options, precision = self.options, self.precision
         chain = [
             self.prompt.edit, self.prompt.drafts.switch, self.prompt.drafts.button, self.prompt.button,
             self.prompt.stop, options.model,
             options.width_field, options.height_field, options.shapes, options.seed, options.lock, options.dice,
             options.steps, options.more, options.guidance, options.negative,
+            precision.slider, precision.what_if, precision.controls.card, precision.controls.memory,
+            precision.controls.model, precision.why, self.residency.fold, self.residency.back, self.residency.chart,
             self.history.search, self.history.view,
             self.header.themes, self.header.help,
         ]  # fmt: skip

@@ -23,6 +23,7 @@ SHORTCUTS = (
     ("Ctrl+R", "another seed"),
     ("Ctrl+E", "go to the prompt"),
     ("Ctrl+H", "go to the history"),
+    ("Ctrl+M", "go to the memory chart, or fold it"),
     ("Ctrl+F", "search the history"),
     ("Ctrl+O", "open a picture's settings"),
     ("Ctrl+Shift+C", "copy the picture"),

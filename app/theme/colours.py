@@ -33,8 +33,11 @@ class Colours:
     danger_soft: str
     encoder: str
     encoder_2: str
+    encoder_3: str
     transformer: str
+    transformer_2: str
     vae: str
+    slots: str
     other: str
 
 
@@ -59,8 +62,11 @@ DARK = Colours(
     danger_soft="#3d2326",
     encoder="#f0b45c",
     encoder_2="#d9836b",
+    encoder_3="#b9b85a",
     transformer="#4fb8a6",
+    transformer_2="#5fa8dc",
     vae="#a98ef5",
+    slots="#d58fb8",
     other="#8f98a8",
 )
 
@@ -85,18 +91,24 @@ LIGHT = Colours(
     danger_soft="#fde9e7",
     encoder="#c07a12",
     encoder_2="#c2593d",
+    encoder_3="#84801c",
     transformer="#1f9482",
+    transformer_2="#2f7fb8",
     vae="#7a5be0",
+    slots="#b05c92",
     other="#6d7686",
 )
 
 
 def component_colour(colours: Colours, component: str) -> str:
-    """The colour that stands for a component everywhere in the window."""
+    """The colour that stands for a component, or another layer of the chart, everywhere in the window."""
     if component.startswith("text_encoder"):
-        return colours.encoder if component == "text_encoder" else colours.encoder_2
+        more = {"text_encoder": colours.encoder, "text_encoder_3": colours.encoder_3}
+        return more.get(component, colours.encoder_2)
     if component.startswith(("transformer", "unet")):
-        return colours.transformer
+        return colours.transformer_2 if component.endswith("_2") else colours.transformer
+    if component == "slots":
+        return colours.slots
     if component.startswith(("vae", "vocoder", "audio")):
         return colours.vae
     return colours.other

@@ -90,6 +90,7 @@ def sheet(colours: Colours, size: int) -> str:
     QAbstractSpinBox:disabled, QComboBox:disabled {{ color: {c.muted}; }}
     QComboBox::drop-down {{ border: none; width: 26px; }}
     QComboBox::down-arrow {{ image: none; }}
+    QComboBox QLineEdit, QComboBox QLineEdit:focus {{ border: none; background: transparent; padding: 0; }}
     QComboBox QAbstractItemView {{
         background: {c.panel}; border: 1px solid {c.line}; padding: 4px; outline: none;
         selection-background-color: {c.accent_soft}; selection-color: {c.text};
@@ -111,6 +112,21 @@ def sheet(colours: Colours, size: int) -> str:
     QPushButton[role="quiet"]:focus {{ padding: 0 2px 0 0; }}
     QPushButton[role="bare"] {{ background: {c.panel}; }}
     QPushButton[role="bare"]:hover {{ background: {c.raised_hover}; }}
+
+    QPushButton[role="quiet"][heading="true"] {{ color: {c.text}; font-weight: 600; }}
+    QPushButton[role="link"] {{ background: transparent; color: {c.accent_text}; padding: 0 4px; }}
+    QPushButton[role="link"]:hover {{ background: {c.raised}; }}
+    QPushButton[role="link"]:focus {{ padding: 0 2px; }}
+
+    QSlider {{ background: transparent; min-height: 22px; }}
+    QSlider::groove:horizontal {{ background: {c.raised_hover}; height: 4px; border-radius: 2px; }}
+    QSlider::handle:horizontal {{
+        background: {c.accent}; width: 14px; height: 14px; margin: -5px 0; border-radius: 7px;
+    }}
+    QSlider::handle:horizontal:hover {{ background: {c.accent_hover}; }}
+    QSlider::handle:horizontal:focus {{
+        border: 2px solid {c.text}; width: 12px; height: 12px; margin: -6px 0; border-radius: 8px;
+    }}
 
     QPushButton[role="main"] {{
         background: {c.accent}; color: {c.on_accent}; border-radius: 10px; min-height: 44px;

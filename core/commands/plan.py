@@ -27,6 +27,7 @@ from core.planning.simulate import Simulation
 from core.planning.simulate import simulate as run_simulation
 from core.planning.solve import Options, solve
 from core.plans import Alternative, Plan
+from core.precision.formats import FORMATS
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -240,7 +241,9 @@ def _print(decided: Plan, alternatives: list[Alternative], job: Job, hardware: H
         print("\nAlso considered")
     for alternative in alternatives:
         formats = ", ".join(
-            f"{name} {value}" for name, value in alternative.formats.items() if value != decided.component(name).format
+            f"{name} {value}"
+            for name, value in alternative.formats.items()
+            if value != (held := decided.component(name).format) and (FORMATS[value].packed or FORMATS[held].packed)
         )
         print(
             f"- {formats or 'the same formats'}: {seconds(alternative.total_seconds)}, next "

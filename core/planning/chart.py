@@ -39,6 +39,9 @@ def bars(plan: Plan, *, width: int = 60, colour: bool = False) -> list[str]:
     kept = {component.name: component.kept_bytes for component in plan.components}
     used: dict[str, None] = {}
     lines = []
+    # a plan far below its budget gets a scale of its own, or nothing could be seen of it
+    scale = min(plan.budget_bytes, round(plan.peak_bytes * 1.25)) if plan.peak_bytes * 8 < plan.budget_bytes else 0
+    scale = scale or plan.budget_bytes
     for phase in plan.phases:
         parts = kept | {placement.component: placement.resident_bytes for placement in phase.placements}
         slot = max((placement.slot_bytes for placement in phase.placements), default=0)
@@ -46,7 +49,7 @@ def bars(plan: Plan, *, width: int = 60, colour: bool = False) -> list[str]:
         drawn, at, total = "", 0, 0
         for name, amount in parts.items():
             total += amount
-            end = round(total / plan.budget_bytes * width)
+            end = round(total / scale * width)
             if end > at:
                 used[name] = None
                 drawn += _segment(name, end - at, colour)
@@ -54,7 +57,10 @@ def bars(plan: Plan, *, width: int = 60, colour: bool = False) -> list[str]:
         when = "not needed" if phase.skipped else seconds(phase.seconds)
         lines.append(f"{phase.label:12} {drawn}{'·' * max(0, width - at)}  {size(phase.peak_bytes):>8}  {when}")
     legend = "  ".join(f"{_segment(name, 1, colour)} {name}" for name in used)
-    return [*lines, f"{'':12} {legend}  · free of {size(plan.budget_bytes)}"]
+    free = f"free of {size(plan.budget_bytes)}"
+    if scale < plan.budget_bytes:
+        free = f"to {size(scale)}; {size(plan.budget_bytes)} may be used"
+    return [*lines, f"{'':12} {legend}  · {free}"]
 
 
 def svg(simulation: Simulation, plan: Plan, title: str, *, width: int = 960, height: int = 420) -> str:

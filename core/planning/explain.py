@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase
 from core.planning.job import Job
@@ -13,10 +15,20 @@ from core.precision.formats import FORMATS
 _KINDS = {Phase.ENCODE: "text encoder", Phase.DENOISE: "transformer", Phase.DECODE: "VAE"}
 
 
+def explained(plan: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> Plan:
+    """A plan with its reasons: those of the whole, and one for each component."""
+    components = tuple(
+        msgspec.structs.replace(component, reason=_of_component(plan, component, job, alternatives))
+        for component in plan.components
+    )
+    reasons = tuple(explain(plan, alternatives, job, hardware))
+    return msgspec.structs.replace(plan, components=components, reasons=reasons)
+
+
 def explain(plan: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> list[str]:
     """One sentence for each decision, the most important first."""
     reasons = [_residency(plan, phase, hardware) for phase in plan.phases if phase.phase is Phase.DENOISE]
-    packed = [component for component in plan.components if component.format != _source(component, job)]
+    packed = [component for component in plan.components if FORMATS[component.format].packed]
     reasons += [_format(plan, component, job, alternatives) for component in packed]
     reasons += _between(plan, job)
     reasons += [
@@ -72,6 +84,21 @@ def _residency(plan: Plan, phase: PhasePlan, hardware: HardwareProfile) -> str:
         return f"{streams}: copying takes {seconds(copying)} and hides behind {seconds(computing)} of computing"
     pace = f"the link takes {seconds(copying)} a pass and computing {seconds(computing)}"
     return f"{streams}: {pace}, so the link sets the pace"
+
+
+def _of_component(plan: Plan, component: ComponentPlan, job: Job, alternatives: list[Alternative]) -> str:
+    """Why this component has its format, and whether it stays."""
+    if FORMATS[component.format].packed:
+        words = _format(plan, component, job, alternatives)
+    elif component.format == "F32" and _source(component, job) != "F32":
+        words = f"the {component.name} is held as it computes, in F32 ({size(component.bytes)})"
+    else:
+        words = f"the {component.name} keeps its source precision, {component.format} ({size(component.bytes)})"
+    if component.kept_bytes == component.bytes:
+        return f"{words}; it stays on the device between prompts"
+    if component.kept_bytes:
+        return f"{words}; {size(component.kept_bytes)} of it stay on the device between prompts"
+    return f"{words}; it leaves the device after its phase, for what other phases need"
 
 
 def _source(component: ComponentPlan, job: Job) -> str:

@@ -12,8 +12,8 @@ from core.hardware.profile import HardwareProfile
 from core.messages import Phase, UserError
 from core.models.profile import ModelProfile
 from core.planning import policy
-from core.planning.demand import Demand, demand
-from core.planning.explain import explain, why_not
+from core.planning.demand import Demand, compute_format, demand
+from core.planning.explain import explained, why_not
 from core.planning.fronts import ways
 from core.planning.job import Job
 from core.planning.search import Found, Machine, Memory, Stage, pass_seconds, search
@@ -50,6 +50,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT = Options()
+# What the engine does today: components whole, in the precision that they compute in, the VAE whole.
+ENGINE = Options(streaming=False, packing=False, fold=False, tiles="off", prefer=0.0)
 
 Known = dict[tuple[int, str, str, bool, int | None], Demand]
 
@@ -105,7 +107,7 @@ def solve(
     best_first = sorted(candidates, key=lambda candidate: candidate.found.expected)
     runners = _runners_up(best_first, chosen)
     alternatives = [_alternative(runner, chosen, job, hardware, options, budget, limit) for runner in runners]
-    return msgspec.structs.replace(plan, reasons=tuple(explain(plan, alternatives, job, hardware))), alternatives
+    return explained(plan, alternatives, job, hardware), alternatives
 
 
 def tolerance(prefer: float) -> float:
@@ -320,7 +322,7 @@ def _plan(chosen: _Candidate, job: Job, hardware: HardwareProfile, options: Opti
     components = tuple(
         ComponentPlan(
             name=name,
-            format=part.format,
+            format=_held(part.format, hardware),
             bytes=part.bytes,
             kept_bytes=kept[name],
             folded_bytes=part.folded_bytes,
@@ -350,6 +352,12 @@ def _plan(chosen: _Candidate, job: Job, hardware: HardwareProfile, options: Opti
         link_bytes=link_bytes,
         loss=chosen.loss,
     )
+
+
+def _held(name: str, hardware: HardwareProfile) -> str:
+    """The format that weights have on the device: what is not packed is held as it computes, if that is F32."""
+    compute = compute_format(hardware)
+    return compute if compute == "F32" and not FORMATS[name].packed else name
 
 
 def _phase(s: int, chosen: _Candidate, job: Job, machine: Machine) -> PhasePlan:

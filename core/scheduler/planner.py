@@ -16,11 +16,8 @@ from core.models.info import ModelInfo
 from core.models.profile import BlockKind, ComponentProfile, Limits, ModelProfile, PhaseNeed, Tensor
 from core.planning.history import History, PastRun
 from core.planning.job import Job
-from core.planning.solve import Options, solve
+from core.planning.solve import ENGINE, solve
 from core.plans import Plan, computing_seconds
-
-# What this engine does today: components whole, in the precision that they compute in, the VAE whole.
-ENGINE = Options(streaming=False, packing=False, fold=False, tiles="off", prefer=0.0)
 
 
 class Planner:

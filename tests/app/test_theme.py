@@ -39,8 +39,11 @@ SHAPES = [
     ("danger", "window"),
     ("encoder", "panel"),
     ("encoder_2", "panel"),
+    ("encoder_3", "panel"),
     ("transformer", "panel"),
+    ("transformer_2", "panel"),
     ("vae", "panel"),
+    ("slots", "panel"),
     ("other", "panel"),
 ]
 
@@ -62,7 +65,9 @@ def test_contrast_of_black_and_white_is_21() -> None:
 
 
 def test_components_have_a_colour_each() -> None:
-    names = ("text_encoder", "text_encoder_2", "transformer", "vae", "scheduler")
+    names = (
+        "text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "transformer_2", "vae", "slots", "scheduler",
+    )  # fmt: skip
     assert len({component_colour(DARK, name) for name in names}) == len(names)
     assert component_colour(DARK, "unet") == component_colour(DARK, "transformer")
 

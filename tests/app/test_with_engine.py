@@ -60,7 +60,7 @@ def test_a_prompt_becomes_a_draft_and_then_a_file(qtbot: QtBot, qapp: object, ho
         qtbot.waitUntil(lambda: window.canvas.view.painted_id == request_id)
         assert "·" in window.prompt.button.text()
         assert studio.state.components["transformer"].bytes > 0
-        assert window.components.isVisible()
+        assert window.precision.isVisible()
     finally:
         begin = time.monotonic()
         window.close()

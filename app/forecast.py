@@ -1,0 +1,221 @@
+"""Plans made in the window: what a picture would need here or on another card. No Qt, and slow: work for a thread.
+
+The planner is read when first asked, after the first frame.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from app import formatting
+from app.outline import OTHERS, Outline, from_simulation
+from core.messages import ResidencyError, UserError
+
+if TYPE_CHECKING:
+    from core.hardware.profile import HardwareProfile
+    from core.models.profile import ModelProfile
+    from core.planning.job import Job
+    from core.planning.solve import Options
+
+MIDDLE = 0.5
+GB = 2**30  # cards are sold by these
+# What lies there and what a plan counts may differ by a few bytes of padding; so much of it is all of it.
+_ALL = 0.97
+_VENDORS = ("NVIDIA", "GeForce", "AMD", "Radeon", "Intel", "Instinct")
+_AS_AN = "AEFHILMNORSX"  # capitals whose names begin with a vowel
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to plan. None leaves a value to the model or to the card; an empty card is this machine.
+
+    `warm` counts bytes on the device already and `loaded` names components whose files are in host memory. `runs`
+    counts finished pictures: each teaches how long the next will take.
+    """
+
+    model: str
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    prefer: float = MIDDLE
+    card: str = ""
+    memory_bytes: int | None = None
+    warm: tuple[tuple[str, int], ...] = ()
+    loaded: frozenset[str] = frozenset()
+    runs: int = 0
+
+    @property
+    def here(self) -> bool:
+        """Whether it is what the engine would do, and no "what if"."""
+        return not self.card and self.memory_bytes is None and self.prefer == MIDDLE
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A plan over time, or one sentence why there is none. `known` is false where the model has no profile."""
+
+    wish: Wish
+    model: str = ""
+    card: str = ""
+    outline: Outline | None = None
+    sentence: str = ""
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class Card:
+    """A choice of "what if": a profile's name, how people say it, and its memory."""
+
+    name: str
+    title: str
+    memory_bytes: int
+
+
+def forecast(wish: Wish) -> Forecast:
+    """Plan a wish and run the plan in virtual time. Never raises for what a person can ask."""
+    from core.models import profile as models
+
+    if wish.model not in models.names():
+        return Forecast(wish, model=wish.model, known=False)
+    try:
+        return _planned(wish)
+    except ResidencyError as error:
+        return Forecast(wish, model=wish.model, sentence=str(error))
+
+
+def cards() -> list[Card]:
+    """This machine first (its name is empty), then the cards that ship, by name."""
+    from core.hardware import profile
+
+    here = this_machine()
+    first = Card("", short_title(here.title) if here else "unknown card", here.memory_bytes if here else 0)
+    found = [profile.load(name) for name in profile.names()]
+    shipped = [Card(card.name, short_title(card.title), card.memory_bytes) for card in found]
+    return [first, *sorted(shipped, key=lambda card: _natural(card.title))]
+
+
+def models() -> list[tuple[str, str]]:
+    """(name, title) of the models that can be planned before they are here."""
+    from core.models import profile
+
+    return [(name, profile.load(name).title) for name in profile.names()]
+
+
+@lru_cache(maxsize=1)
+def this_machine() -> HardwareProfile | None:
+    """The profile of the machine that the window runs on; None where its card is unknown."""
+    from core.hardware.machine import detect
+    from core.hardware.match import best_profile
+
+    return best_profile(detect())
+
+
+def short_title(title: str) -> str:
+    """A card as people call it: "NVIDIA GeForce RTX 3060 12 GB" is "RTX 3060 12 GB"."""
+    return " ".join(word for word in title.split() if word not in _VENDORS) or title
+
+
+def article(title: str) -> str:
+    """The article of a card's name: an RTX, a T4."""
+    first = title.split(" ")[0]
+    spelled = any(letter.isdigit() for letter in first) or first.isupper()
+    vowel = title[:1] in _AS_AN if spelled else title[:1].lower() in "aeiou"
+    return "an" if vowel and not first.startswith("GTX") else "a"
+
+
+def _planned(wish: Wish) -> Forecast:
+    from core.models import profile
+    from core.planning.job import job_of
+    from core.planning.simulate import simulate
+    from core.planning.solve import ENGINE, Options, solve
+
+    model = profile.load(wish.model)
+    hardware = _hardware(wish)
+    warm = {name: size for name, size in wish.warm if name in model.components}
+    options = ENGINE if wish.here else Options(prefer=wish.prefer)
+    job = job_of(
+        model,
+        width=wish.width,
+        height=wish.height,
+        steps=wish.steps,
+        guidance=wish.guidance,
+        warm=warm,
+        in_memory=frozenset(wish.loaded & model.components.keys()),
+        pace=_pace(wish, model, hardware) if wish.here else None,
+    )
+    named = Forecast(wish, model=model.title, card=_named(hardware, wish))
+    try:
+        plan, _ = solve(job, hardware, options)
+    except UserError as error:
+        return replace(named, sentence=_too_large(job, hardware, options) or str(error))
+    # what lies there may be in another format than the plan's; more than the plan's bytes cannot be of use
+    sizes = {component.name: component.bytes for component in plan.components}
+    warm = {name: sizes[name] if size > _ALL * sizes[name] else size for name, size in warm.items()}
+    simulation = simulate(plan, msgspec.structs.replace(job, warm=warm), hardware, options)
+    return replace(named, outline=from_simulation(plan, simulation, warm))
+
+
+def _pace(wish: Wish, model: ModelProfile, hardware: HardwareProfile) -> dict[str, float]:
+    """How past runs of the model here compare with its plans, so that the window promises what the engine will."""
+    from core.models import catalogue
+    from core.planning.history import History
+
+    try:
+        fingerprint = catalogue.find(wish.model).fingerprint
+    except (ResidencyError, OSError):
+        return {}
+    size = (wish.width or model.defaults.width, wish.height or model.defaults.height)
+    return History().pace(fingerprint, hardware.name, *size)
+
+
+def _named(hardware: HardwareProfile, wish: Wish) -> str:
+    """A card as it is wished for: "RTX 3060 12 GB", "RTX 3060 with 8 GB"."""
+    title = short_title(hardware.title)
+    if wish.memory_bytes is None:
+        return title
+    return f"{re.sub(r' [(]?[0-9]+ GB[)]?$', '', title)} with {round(wish.memory_bytes / GB)} GB"
+
+
+def _hardware(wish: Wish) -> HardwareProfile:
+    from core.hardware import profile
+
+    hardware = profile.load(wish.card) if wish.card else this_machine()
+    if hardware is None:
+        raise UserError("This machine's graphics card is not known; choose a similar one under What if.")
+    if wish.memory_bytes is None:
+        return hardware
+    # headroom and the driver's share cannot be all that a small card has
+    spare = min(hardware.headroom_bytes, wish.memory_bytes // 4)
+    context = min(hardware.context_bytes, wish.memory_bytes // 4)
+    return msgspec.structs.replace(
+        hardware, memory_bytes=wish.memory_bytes, headroom_bytes=spare, context_bytes=context
+    )
+
+
+def _too_large(job: Job, hardware: HardwareProfile, options: Options) -> str:
+    """The sentence for a picture that does not fit; empty where that is not the trouble."""
+    from core.planning.solve import budget_of, smallest_budget
+
+    least, budget = smallest_budget(job, hardware, options), budget_of(hardware, options)
+    if least <= budget:
+        return ""
+    return (
+        f"{job.model.title} at {job.width} × {job.height} does not fit: it needs at least {formatting.size(least)} and "
+        f"{formatting.size(max(0, budget))} may be used; choose a smaller size or a card with more memory."
+    )
+
+
+def _natural(title: str) -> tuple[str, ...]:
+    """So that an RX 7600 comes before an RX 7900, and an L4 before an L40."""
+    return tuple(word.zfill(8) if word[:1].isdigit() else word for word in title.split())
+
+
+def usable(held: dict[str, int]) -> tuple[tuple[str, int], ...]:
+    """What is held, as a wish takes it: components only, in a fixed order."""
+    return tuple(sorted((name, size) for name, size in held.items() if name != OTHERS))

@@ -1,0 +1,196 @@
+"""Which plan is shown when, and in which words. The real planner, without Qt."""
+
+from __future__ import annotations
+
+import pytest
+
+from app import forecast as planning
+from app import plan_words
+from app.forecast import Wish, article, forecast, short_title
+from app.outline import from_plan
+from app.outlook import Outlook, View, WhatIf
+from app.runs import Runs
+from app.settings import Settings
+from core.messages import Finished, LedgerRecord, Phase, Planned, Progress, Request, Started
+from core.models.info import Defaults
+from tests.app.fake_engine import make_result, plain_picture
+from tests.app.plans import GB, plan
+
+DEFAULTS = Defaults(steps=8, width=128, height=128)
+
+
+@pytest.fixture
+def outlook() -> Outlook:
+    return Outlook(Runs())
+
+
+def planned(outlook: Outlook, settings: Settings) -> View:
+    wish = outlook.wish(settings, DEFAULTS)
+    assert wish is not None
+    outlook.forecast = forecast(wish)
+    return outlook.view(settings, DEFAULTS)
+
+
+def test_before_anything_runs_it_is_the_plan_of_the_settings(outlook: Outlook) -> None:
+    view = planned(outlook, Settings(steps=5))
+    assert view.outline is not None
+    assert view.happened is None
+    assert view.what_if == ""
+    denoise = next(span for span in view.outline.spans if span.phase is Phase.DENOISE)
+    assert denoise.plan is not None
+    assert denoise.plan.steps == 5
+    assert "peak" in view.summary
+
+
+def test_what_lies_there_already_is_planned_with(outlook: Outlook) -> None:
+    outlook.runs.take(LedgerRecord(1.0, "a", "starter", "vae", "F32", 1000, 1000, "loaded"))
+    wish = outlook.wish(Settings(), DEFAULTS)
+    assert wish == Wish("starter", 128, 128, 8, warm=(("vae", 1000),), loaded=frozenset({"vae"}))
+
+
+def test_what_if_changes_only_what_is_shown(outlook: Outlook) -> None:
+    outlook.what_if = WhatIf("flux-schnell", "rtx-3060")
+    view = planned(outlook, Settings(steps=5))
+    assert view.what_if == "As it would be on an RTX 3060 12 GB, with FLUX.1 [schnell]"
+    assert view.plan is not None
+    assert (view.plan.gpu, view.plan.model) == ("rtx-3060", "flux-schnell")
+    outlook.what_if = WhatIf()
+    assert planned(outlook, Settings(steps=5)).what_if == ""
+
+
+def test_speed_or_quality_shows_in_formats_and_seconds(outlook: Outlook) -> None:
+    plans = []
+    for prefer in (0.0, 1.0):
+        outlook.what_if = WhatIf("flux-schnell", "rx-7800-xt", prefer=prefer)
+        view = planned(outlook, Settings())
+        assert view.plan is not None
+        plans.append(view.plan)
+        assert view.what_if.endswith("made for quality" if prefer else "made for speed")
+    fast, fine = plans
+    assert fast.component("transformer").format == "Q4_K"
+    assert fine.component("transformer").format == "BF16"
+    assert fast.total_seconds < fine.total_seconds
+    assert "rounded by" in plan_words.effect(from_plan(fast, {}))
+    assert "as published" in plan_words.effect(from_plan(fine, {}))
+
+
+def test_what_does_not_fit_is_a_sentence_with_the_smallest_budget(outlook: Outlook) -> None:
+    outlook.what_if = WhatIf("flux-schnell", "rtx-3060", GB // 2)
+    view = planned(outlook, Settings())
+    assert view.outline is None
+    assert "does not fit: it needs at least" in view.sentence
+    assert "--" not in view.sentence  # nothing of the command line
+
+
+def test_an_impossible_number_is_a_sentence(outlook: Outlook) -> None:
+    view = planned(outlook, Settings(steps=5000))
+    assert view.sentence.startswith("5000 steps are not possible")
+
+
+def test_a_card_that_nobody_knows(outlook: Outlook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "this_machine", lambda: None)
+    assert "choose a similar one" in planned(outlook, Settings()).sentence
+
+
+def test_a_model_without_a_profile_waits_for_the_engines_plan(outlook: Outlook) -> None:
+    settings = Settings(model="mine")
+    view = planned(outlook, settings)
+    assert view.sentence.startswith("The plan of mine appears here once the engine has planned it")
+    request = Request(prompt="a", model="mine", draft=True, steps=8, width=128, height=128)
+    outlook.runs.take(Started(request.id, request))
+    outlook.runs.take(Planned(request.id, plan("mine")))
+    view = outlook.view(settings, DEFAULTS)
+    assert view.plan == plan("mine")
+    assert view.sentence == ""
+    assert outlook.view(Settings(model="mine", steps=20), DEFAULTS).plan is None  # that was not planned
+
+
+def test_a_run_is_laid_over_the_engines_plan_and_stays(outlook: Outlook) -> None:
+    settings = Settings()
+    planned(outlook, settings)
+    request = Request(prompt="a", steps=8, width=128, height=128)
+    outlook.runs.take(Started(request.id, request))
+    before = outlook.view(settings, DEFAULTS)
+    assert before.run is outlook.runs.current
+    assert outlook.wish(settings, DEFAULTS) is None  # what is planned stays while it runs
+    outlook.runs.take(Planned(request.id, plan()))
+    outlook.runs.take(Progress(request.id, Phase.ENCODE))
+    running = outlook.view(settings, DEFAULTS)
+    assert running.plan == plan()
+    assert running.now is not None
+    assert running.summary.startswith("predicted 11 s")
+    outlook.runs.take(Finished(request.id, make_result(request, plain_picture(request, 1.0), 3.0, 8)))
+    done = outlook.view(settings, DEFAULTS)
+    assert done.now is None
+    assert done.summary.startswith("predicted 11 s, took 3.0 s")
+    assert "predicted peak 7.5 GB, was" in done.summary
+    other = outlook.view(Settings(steps=20), DEFAULTS)
+    assert other.run is None
+
+
+def test_a_what_if_stays_while_a_picture_is_made(outlook: Outlook) -> None:
+    outlook.what_if = WhatIf(card="rtx-3060")
+    planned(outlook, Settings())
+    request = Request(prompt="a")
+    outlook.runs.take(Started(request.id, request))
+    view = outlook.view(Settings(), DEFAULTS)
+    assert view.what_if == "As it would be on an RTX 3060 12 GB"
+    assert view.happened is None
+
+
+def test_a_run_of_other_settings_is_planned_for_itself(outlook: Outlook) -> None:
+    request = Request(prompt="a", steps=3, width=128, height=128)
+    outlook.runs.take(Started(request.id, request))
+    wish = outlook.wish(Settings(steps=20), DEFAULTS)
+    assert wish is not None
+    assert wish.steps == 3
+
+
+# -- words ----------------------------------------------------------------------------------------------------
+
+
+def test_phases_in_words() -> None:
+    view = View(from_plan(plan(), {}))
+    text = plan_words.phase(view, 1)
+    assert text.startswith("denoise: 8.0 s predicted; 4 steps of 2.0 s; Transformer Q6_K: 6.0 GB resident, 4.0 GB")
+    assert "1.0 GB of other components kept beside" in text
+
+
+def test_layers_in_words() -> None:
+    view = View(from_plan(plan(), {}))
+    lines = plan_words.layer(view, "transformer", 6 * GB, 5.0, happened=False)
+    assert lines == [
+        "Transformer · Q6_K · 6.0 GB",
+        "In denoise: 6.0 GB resident, 4.0 GB streamed in every pass.",
+        "4.0 GB of the transformer stream in every pass.",
+    ]
+    assert "kept for the next prompt" in plan_words.layer(view, "text_encoder", GB, 5.0, happened=False)[1]
+    assert plan_words.layer(view, "activations", GB, 5.0, happened=False)[0] == "Activations · 1.0 GB"
+
+
+def test_reasons_speak_as_the_window_does() -> None:
+    assert plan_words.reasons(plan())[1] == "The text encoder is held as Q8_0."
+
+
+@pytest.mark.parametrize(
+    ("title", "spoken"),
+    [
+        ("NVIDIA GeForce RTX 3060 12 GB", "an RTX 3060 12 GB"),
+        ("AMD Radeon RX 7800 XT", "an RX 7800 XT"),
+        ("NVIDIA GeForce GTX 1070", "a GTX 1070"),
+        ("NVIDIA T4", "a T4"),
+        ("Intel Arc A770", "an Arc A770"),
+        ("Apple M1 (16 GB)", "an Apple M1 (16 GB)"),
+    ],
+)
+def test_cards_have_their_article(title: str, spoken: str) -> None:
+    short = short_title(title)
+    assert f"{article(short)} {short}" == spoken
+
+
+def test_this_machine_is_the_first_card() -> None:
+    cards = planning.cards()
+    assert cards[0].name == ""
+    titles = [card.title for card in cards[1:]]
+    assert titles.index("RTX 3060 12 GB") < titles.index("RTX 4090")
+    assert len(titles) > 60
