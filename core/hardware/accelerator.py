@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -172,6 +173,10 @@ class TorchAccelerator:
     def absent(self, host: torch.Tensor) -> torch.Tensor:
         """The host's tensor: a kernel that meets it says itself that it is on the wrong device."""
         return host
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Nothing to do: kernels count and take their time by themselves."""
+        return nullcontext()
 
     def peak_bytes(self) -> int:
         """The most that torch's allocator took from the driver since `reset_peak`; 0 where torch does not count.

@@ -19,6 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from core.hardware.buffers import aligned_bytes, move, poison
 from core.hardware.emulated_allocator import Allocator, Block
 from core.hardware.emulated_card import EmulatedCard, of_profile
+from core.hardware.emulated_kernels import Kernels
 from core.hardware.emulated_queues import EmulatedEvent, Operation, Worker, inside
 from core.hardware.emulated_timeline import COMPUTE, COPY, Timeline
 from core.hardware.interface import Event, Work
@@ -67,6 +68,12 @@ class EmulatedAccelerator:
         )
         self.copy_queue, self.compute_queue = (EmulatedQueue(self, worker) for worker in self._workers)
         self._close = weakref.finalize(self, _close, self._workers)
+        me = weakref.proxy(self)  # the card must not keep itself alive
+        self._kernels = Kernels(
+            lambda size, owner: me._take(size, owner),
+            lambda flops, size: me._kernel_seconds(flops, size),
+            lambda address: address in me._buffers,
+        )
 
     @property
     def identity(self) -> str:
@@ -100,6 +107,7 @@ class EmulatedAccelerator:
 
     def memory(self) -> tuple[int, int]:
         """Bytes: (total, free); context, reserve and what other programs took are not free."""
+        self._kernels.drain()
         taken = self._allocator.reserved + self._allocator.taken_by_others
         return self.card.memory_bytes, max(0, self._allocator.capacity - taken)
 
@@ -171,6 +179,7 @@ class EmulatedAccelerator:
 
     def peak_bytes(self) -> int:
         """Context and reserve at their highest, as a driver would report."""
+        self._kernels.drain()
         return self.card.context_bytes + self._allocator.peak_reserved
 
     def reset_peak(self) -> None:
@@ -179,7 +188,19 @@ class EmulatedAccelerator:
 
     def release_cached(self) -> None:
         """Give free segments back to the driver."""
+        self._kernels.drain()
         self._allocator.release_cached()
+
+    def computing(self) -> AbstractContextManager[object]:
+        """While it is entered, what this thread computes takes the card's memory and its time."""
+        return self._kernels
+
+    def _take(self, size: int, owner: str) -> Callable[[], None]:
+        return partial(self._allocator.free, self._allocator.allocate(size, owner))
+
+    def _kernel_seconds(self, flops: float, size: float) -> float:
+        compute = "F32" if self.compute_dtype == torch.float32 else "BF16"
+        return self.card.dilation * self.card.kernel_seconds(Work(flops=flops, bytes=size, compute=compute))
 
     def _reserve(self, size: int, owner: str) -> torch.Tensor:
         block = self._allocator.allocate(size, owner)

@@ -207,6 +207,10 @@ class Accelerator(Protocol):
         """What a parameter is while its bytes are only in host memory: of the same shape, and of no use to a kernel."""
         ...
 
+    def computing(self) -> AbstractContextManager[object]:
+        """What networks compute is computed inside of it; only a device that is not there needs to know."""
+        ...
+
     def peak_bytes(self) -> int:
         """The most that the driver counted as ours since `reset_peak`, as far as it can be known; 0 where it cannot."""
         ...

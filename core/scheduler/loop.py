@@ -216,7 +216,8 @@ class Scheduler:
             asked_for = time.monotonic()
             with self._models.hold(model, plan, phase, request.id, self._prepare):
                 held = time.monotonic()
-                image = self._run_phase(phase.phase, run, pace)
+                with self._accelerator.computing():
+                    image = self._run_phase(phase.phase, run, pace)
                 self._accelerator.synchronize()
                 seconds[phase.phase] = time.monotonic() - held
                 if phase.phase is Phase.ENCODE and not request.draft and pays(plan, phase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 
@@ -15,7 +16,7 @@ class Pace:
     def __init__(self, plan: Plan) -> None:
         self._planned = {phase.phase: computing_seconds(phase) for phase in plan.phases}
         self._laps: list[float] = []
-        self._lap = self._preview = time.monotonic()
+        self._lap, self._preview = time.monotonic(), -math.inf  # the first preview is never too early
 
     @property
     def step_seconds(self) -> float:
