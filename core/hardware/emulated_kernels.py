@@ -32,8 +32,8 @@ Reserve = Callable[[int, str], Callable[[], None]]
 class Kernels(TorchDispatchMode):
     """While it is entered, this thread's operations run on the card.
 
-    `seconds` says how long a number of floating-point operations and of bytes takes; `placed` tells storages (by address)
-    that the card holds already, such as weights.
+    `seconds` says how long a number of floating-point operations and of bytes takes; `placed` tells storages (by
+    address) that the card holds already, such as weights.
     """
 
     def __init__(

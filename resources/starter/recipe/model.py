@@ -95,9 +95,7 @@ class Starter(nn.Module):
         self.text_encoder_2 = build_t5(t5_tokenizer)
         self.tokenizers = (clip_tokenizer, t5_tokenizer)
 
-    def tokens(
-        self, clip_texts: list[str], t5_texts: list[str], length: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokens(self, clip_texts: list[str], t5_texts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(CLIP ids [B, longest], T5 ids [B, length]).
 
         CLIP's attention is causal and its pooled state is read at the first end token, so what pads beyond the longest
