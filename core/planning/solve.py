@@ -27,6 +27,8 @@ _MIDDLE_TOLERANCE = 0.15
 # Host memory that is left to the system and to everything else.
 HOST_RESERVE_BYTES = 4_000_000_000
 _RUNNERS_UP = 4
+# A component with a smaller share of a model's weights keeps its source precision: packing would free next to nothing.
+_WORTH_PACKING = 0.1
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,7 +250,9 @@ def _formats(model: ModelProfile, name: str, role: Phase, options: Options) -> t
             raise UserError(f"There is no format called {fixed}; choose one of {', '.join(FORMATS)}.")
         return (fixed,)
     every = policy.allowed(model.components[name], role.value)
-    return every if options.packing else every[:1]
+    parameters = {other: component.parameters for other, component in model.components.items()}
+    worth = parameters[name] >= _WORTH_PACKING * sum(parameters.values())
+    return every if options.packing and worth else every[:1]
 
 
 def _stages(
