@@ -110,10 +110,9 @@ def models() -> list[tuple[str, str]]:
 @lru_cache(maxsize=1)
 def this_machine() -> HardwareProfile | None:
     """The profile of the machine that the window runs on; None where its card is unknown."""
-    from core.hardware.machine import detect
-    from core.hardware.match import best_profile
+    from core.hardware import kept
 
-    return best_profile(detect())
+    return kept.this_machine()
 
 
 def short_title(title: str) -> str:

@@ -13,8 +13,7 @@ import msgspec
 from core import folders
 from core.files import write_atomically
 from core.hardware import profile as cards
-from core.hardware.machine import detect
-from core.hardware.match import best_profile
+from core.hardware.kept import this_machine
 from core.hardware.profile import HardwareProfile
 from core.messages import LedgerRecord, Phase, UserError
 from core.models import profile as models
@@ -149,9 +148,11 @@ def find_model(name: str) -> ModelProfile:
 
 def find_hardware(options: argparse.Namespace) -> HardwareProfile:
     """The card that was asked for, or this machine's, with what the command line changes about it."""
-    hardware = cards.load(options.gpu) if options.gpu else best_profile(detect())
+    hardware = cards.load(options.gpu) if options.gpu else this_machine()
     if hardware is None:
-        raise UserError("This machine's graphics card is not known; name a similar one with --gpu (`--gpu list`).")
+        raise UserError(
+            "This machine's graphics card is not known; run `residency calibrate`, or name a similar one with --gpu."
+        )
     changes: dict[str, Any] = {}
     if options.vram is not None:
         changes["memory_bytes"] = options.vram

@@ -15,13 +15,15 @@ from typing import Any
 import msgspec
 import torch
 
-from core import folders
 from core.files import write_atomically
 from core.hardware import calibrate_device as on_device
 from core.hardware import calibrate_files as on_files
 from core.hardware import calibrate_link as on_link
 from core.hardware.calibrate_decoders import Decoder, eager
 from core.hardware.interface import Accelerator
+from core.hardware.kept import Kept, machine_key
+from core.hardware.kept import folder as kept_folder
+from core.hardware.kept import read as read_kept
 from core.hardware.machine import detect
 from core.hardware.match import best_profile, processor
 from core.hardware.profile import HardwareProfile, absurdity, completed, short_name
@@ -46,13 +48,6 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     file: str
     warning: str = ""
-
-
-class _Kept(msgspec.Struct, frozen=True):
-    """A file of the cache. `key` is everything that the profile depends on."""
-
-    key: tuple[str, ...]
-    profile: HardwareProfile
 
 
 def known(accelerator: Accelerator) -> HardwareProfile:
@@ -85,7 +80,7 @@ def load_or_measure(
         return Calibration(profile=kept, fresh=False, seconds=time.monotonic() - begin, file=str(file))
     profile = measure(accelerator, folder=file.parent, decoders=decoders, note=note)
     try:
-        data = msgspec.json.format(msgspec.json.encode(_Kept(key, profile)), indent=1)
+        data = msgspec.json.format(msgspec.json.encode(Kept(key, profile)), indent=1)
         write_atomically(file, lambda out: out.write(data))
     except OSError as error:
         warning = f"The calibration could not be kept in {file} ({error.strerror}); it will be measured again."
@@ -268,32 +263,26 @@ def _key(accelerator: Accelerator, decoders: Mapping[str, Decoder] | None) -> tu
             accelerator.compute_dtype,
             torch.__version__,
             torch.get_num_threads(),
-            machine.system,
-            machine.processor,
-            machine.cores,
-            machine.memory_bytes,
+            *machine_key(machine),
             used,
         )
     )
 
 
 def _file_of(key: tuple[str, ...]) -> Path:
-    return folders.cache() / "hardware" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"
+    return kept_folder() / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"
 
 
 def _read(file: Path, key: tuple[str, ...]) -> tuple[HardwareProfile | None, str]:
     """The kept profile, or None with a sentence where the file is there and of no use."""
     try:
-        data = file.read_bytes()
+        kept = read_kept(file)
+        if kept.key != key:
+            raise ValueError("it is another device's")
     except FileNotFoundError:
         return None, ""
     except OSError as error:
         return None, f"The calibration in {file} cannot be read ({error.strerror}); it was measured again."
-    try:
-        kept = msgspec.json.decode(data, type=_Kept)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        return None, f"The calibration in {file} is damaged ({error}); it was measured again."
-    problem = absurdity(kept.profile) or ("" if kept.key == key else "it is another device's")
-    if problem:
-        return None, f"The calibration in {file} is of no use ({problem}); it was measured again."
+    except ValueError as error:
+        return None, f"The calibration in {file} is of no use ({error}); it was measured again."
     return kept.profile, ""
