@@ -49,6 +49,7 @@ from core.plans import Plan
 from core.scheduler.ahead import LATENCY_SHARE, encode_ahead, pays
 from core.scheduler.loaded import LoadedModels
 from core.scheduler.pace import Pace
+from core.scheduler.rehearsal import Rehearsal
 from core.scheduler.waiting import Waiting
 
 # Previews are painted at most this often: more cannot be seen, and painting takes time from the steps.
@@ -164,19 +165,7 @@ class Scheduler:
         try:
             info = catalogue.find(item.model)
             model = self._models.get(info, "warm-up")
-            # one step of a real run: the first use of a network imports code and chooses kernels, which takes seconds
-            request = resolve(Request(prompt="warm up", steps=1), info)
-            plan = self._models.plan(model, request, encoded=False)
-            run = Run(request, model.pipeline, model.previewer, self._interrupt)
-            for phase in plan.phases:
-                with self._models.hold(model, plan, phase, "warm-up", self._prepare):
-                    match phase.phase:
-                        case Phase.ENCODE:
-                            run.encode(None)
-                        case Phase.DENOISE:
-                            run.denoise(lambda _step, paint: paint() and None)
-                        case _:
-                            run.decode(learn=False)
+            Rehearsal(self._models, self._accelerator, self._interrupt, self._prepare).warm_up(model)
         except Interrupted:
             pass  # a request came; what it needs is loaded or will be
         except ResidencyError as error:

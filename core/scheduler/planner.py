@@ -71,6 +71,10 @@ class Planner:
         plan, _ = solve(job, self.hardware, ENGINE, budget)
         return plan
 
+    def knows(self, info: ModelInfo, request: Request) -> bool:
+        """Whether a run of this model at this size has taught anything."""
+        return bool(self._history.pace(info.fingerprint, self.hardware.name, request.width or 0, request.height or 0))
+
     def learn(
         self,
         info: ModelInfo,

@@ -1,0 +1,64 @@
+"""Warms a model up with a short real run: code is imported, kernels are chosen, and the planner learns the pace.
+
+The first use of a network takes seconds that no later one does. When the run was quick, another one is timed, so that
+the plan of the first picture knows more than the rates of this machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from torch import nn
+
+from core.generation.interrupt import Interrupt
+from core.generation.run import Run
+from core.hardware.interface import Accelerator
+from core.messages import Phase, Request
+from core.models.check import resolve
+from core.plans import Plan
+from core.scheduler.loaded import LoadedModel, LoadedModels
+
+_OWNER = "warm-up"
+_QUICK_SECONDS = 5.0  # a first run that took longer is not followed by another one
+_TIMED_STEPS = 2  # with one step the work around the loop would count as much as the step
+
+Prepare = Callable[[str, str, Callable[[], nn.Module]], nn.Module]
+
+
+class Rehearsal:
+    """Runs requests that nobody waits for, on one accelerator."""
+
+    def __init__(self, models: LoadedModels, accelerator: Accelerator, interrupt: Interrupt, prepare: Prepare) -> None:
+        """`prepare` is what LoadedModels.hold takes."""
+        self._models, self._accelerator = models, accelerator
+        self._interrupt, self._prepare = interrupt, prepare
+
+    def warm_up(self, model: LoadedModel) -> None:
+        """Load a model and run it. Raises as a real run does, and Interrupted when somebody waits now."""
+        info, planner = model.pipeline.info, self._models.planner
+        _, measured = self._run(model, resolve(Request(prompt="warm up", steps=1), info))
+        request = resolve(Request(prompt="warm up", steps=_TIMED_STEPS), info)
+        if sum(measured.values()) < _QUICK_SECONDS and not planner.knows(info, request):
+            begin = time.monotonic()
+            plan, measured = self._run(model, request)
+            planner.learn(info, request, plan, measured, time.monotonic() - begin, 0)
+
+    def _run(self, model: LoadedModel, request: Request) -> tuple[Plan, dict[str, float]]:
+        """(the plan, seconds by phase's label, those of one step where a phase has steps)."""
+        plan = self._models.plan(model, request, encoded=False)
+        run = Run(request, model.pipeline, model.previewer, self._interrupt)
+        measured: dict[str, float] = {}
+        for phase in plan.phases:
+            with self._models.hold(model, plan, phase, _OWNER, self._prepare), self._accelerator.computing():
+                begin = time.monotonic()
+                match phase.phase:
+                    case Phase.ENCODE:
+                        run.encode(None)
+                    case Phase.DENOISE:
+                        run.denoise(lambda _step, paint: paint() and None)
+                    case _:
+                        run.decode(learn=False)
+                self._accelerator.synchronize()
+                measured[phase.label] = (time.monotonic() - begin) / phase.steps
+        return plan, measured
