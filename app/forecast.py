@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from core.hardware.profile import HardwareProfile
     from core.models.profile import ModelProfile
     from core.planning.job import Job
-    from core.planning.solve import Options
+    from core.planning.options import Options
 
 MIDDLE = 0.5
 GB = 2**30  # cards are sold by these
@@ -131,8 +131,9 @@ def article(title: str) -> str:
 def _planned(wish: Wish) -> Forecast:
     from core.models import profile
     from core.planning.job import job_of
+    from core.planning.options import ENGINE, Options
     from core.planning.simulate import simulate
-    from core.planning.solve import ENGINE, Options, solve
+    from core.planning.solve import solve
 
     model = profile.load(wish.model)
     hardware = _hardware(wish)
@@ -199,7 +200,8 @@ def _hardware(wish: Wish) -> HardwareProfile:
 
 def _too_large(job: Job, hardware: HardwareProfile, options: Options) -> str:
     """The sentence for a picture that does not fit; empty where that is not the trouble."""
-    from core.planning.solve import budget_of, smallest_budget
+    from core.planning.choices import smallest_budget
+    from core.planning.options import budget_of
 
     least, budget = smallest_budget(job, hardware, options), budget_of(hardware, options)
     if least <= budget:

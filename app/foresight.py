@@ -6,10 +6,11 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from app.forecast import Card, Forecast
 from app.models import Models
-from app.outlook import Outlook, View, WhatIf
+from app.outlook import Outlook
 from app.planner import Planner
 from app.settings import Settings
 from app.state import StudioState
+from app.view import View, WhatIf
 from app.window import StudioWindow
 
 # While a picture is made the present moment moves on between the engine's events.

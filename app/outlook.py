@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from app import plan_words
-from app.forecast import MIDDLE, Forecast, Wish, usable
-from app.outline import Layers, Outline, from_plan
+from app.forecast import Forecast, Wish, usable
+from app.outline import Outline, from_plan
 from app.runs import Run, Runs, measured_frame
 from app.settings import Settings
-from core.messages import Request, Result
+from app.view import View, WhatIf
+from core.messages import Request
 from core.models.info import Defaults
 from core.plans import Plan
 
 # Two plans whose seconds differ by a smaller share than this are drawn as one.
 _SAME_SECONDS = 0.03
-
-
-@dataclass(frozen=True)
-class WhatIf:
-    """What a person wants to see planned in place of what the engine will do. Empty: nothing."""
-
-    model: str = ""
-    card: str = ""
-    memory_bytes: int | None = None
-    prefer: float = MIDDLE
-
-    def __bool__(self) -> bool:
-        return self != WhatIf()
-
-
-@dataclass(frozen=True)
-class View:
-    """What the residency panels show. `sentence` stands in the chart's place where there is no outline.
-
-    `now` is the present moment on the time axis while a picture is made. `what_if` says in words that it is none of
-    what the engine will do.
-    """
-
-    outline: Outline | None = None
-    happened: Layers | None = None
-    now: float | None = None
-    run: Run | None = None
-    what_if: str = ""
-    summary: str = ""
-    sentence: str = ""
-    resident_bytes: int = 0
-
-    @property
-    def plan(self) -> Plan | None:
-        """What was decided."""
-        return self.outline.plan if self.outline is not None else None
-
-    @property
-    def result(self) -> Result | None:
-        """The finished picture whose run is shown."""
-        return self.run.result if self.run is not None else None
 
 
 class Outlook:

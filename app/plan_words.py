@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from app import formatting
 from app.forecast import MIDDLE, Forecast, article
 from app.formatting import seconds, size
 from app.outline import ACTIVATIONS, OTHERS, SLOTS, Layers, Outline, Span
+from app.view import View
 from core.messages import Phase, Result
 from core.plans import ComponentPlan, PhasePlan, Placement, Plan
-
-if TYPE_CHECKING:
-    from app.outlook import View
 
 # Below this share of what this prompt takes, what the next one takes is worth saying.
 _QUICKER = 0.93

@@ -8,9 +8,9 @@ from PySide6.QtWidgets import QFrame, QPushButton, QSlider, QVBoxLayout, QWidget
 from app import formatting, plan_words
 from app.forecast import Card
 from app.outline import layer_rank
-from app.outlook import View, WhatIf
 from app.state import StudioState
 from app.theme.theme import theme
+from app.view import View, WhatIf
 from app.widgets.component_table import Line, Table
 from app.widgets.controls import ElidedLabel, label, row
 from app.widgets.sentences import Sentences

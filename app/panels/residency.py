@@ -7,8 +7,8 @@ from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from app import formatting
-from app.outlook import View
 from app.theme.theme import theme
+from app.view import View
 from app.widgets.chart import ResidencyChart
 from app.widgets.controls import ElidedLabel, label
 

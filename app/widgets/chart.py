@@ -21,8 +21,8 @@ from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from app import formatting, plan_words
 from app.chart_scale import Scale
-from app.outlook import View
 from app.theme.theme import theme
+from app.view import View
 from app.widgets.chart_drawing import ChartDrawing
 
 

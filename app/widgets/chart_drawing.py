@@ -7,9 +7,9 @@ from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPen
 
 from app import formatting, plan_words
 from app.chart_scale import Frame, Scale
-from app.outlook import View
 from app.theme.colours import component_colour
 from app.theme.theme import theme
+from app.view import View
 from app.widgets.chart_shapes import Band, Shapes
 
 _PLANNED_FILL, _HAPPENED_FILL, _BEHIND_FILL = 0.2, 0.52, 0.07

@@ -6,8 +6,8 @@ from PySide6.QtCore import QSignalBlocker, Qt, Signal
 from PySide6.QtWidgets import QComboBox, QCompleter, QGridLayout, QLineEdit, QSizePolicy, QWidget
 
 from app.forecast import GB, Card
-from app.outlook import WhatIf
 from app.plan_words import size_of_card
+from app.view import WhatIf
 from app.widgets.controls import Choice, label
 
 _MEMORIES = (4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80)

@@ -22,9 +22,10 @@ from core.planning import chart
 from core.planning.explain import seconds, size
 from core.planning.history import History, errors
 from core.planning.job import Job, job_of
+from core.planning.options import Options
 from core.planning.simulate import Simulation
 from core.planning.simulate import simulate as run_simulation
-from core.planning.solve import Options, solve
+from core.planning.solve import solve
 from core.plans import Alternative, Plan
 from core.precision.formats import FORMATS
 

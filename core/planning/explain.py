@@ -6,9 +6,9 @@ import msgspec
 
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase
+from core.planning.cost import Found
 from core.planning.job import Job
 from core.planning.policy import sixteen_bit
-from core.planning.search import Found
 from core.plans import Alternative, ComponentPlan, PhasePlan, Plan
 from core.precision.formats import FORMATS
 

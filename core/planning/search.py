@@ -15,9 +15,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
-import msgspec
-
-from core.planning.demand import Demand
+from core.planning.cost import Costs, Found, Kept, Machine, Shares, Stage
 from core.planning.fronts import Front, Way, front_of, within
 from core.planning.job import Next
 
@@ -26,72 +24,6 @@ _SMALL = 0.125
 # Of a component with more ways than this, those are tried whose resident blocks are the largest ones: a finer choice
 # would move less than a block's bytes.
 _MOST = 100
-
-
-class Stage(msgspec.Struct, frozen=True):
-    """One phase for the search: the components that run, how many passes, and bytes that are neither weights nor slots.
-
-    `encodes` says that it is not needed when the text's encoding is known; `skipped` that this is so in this job.
-    `once_bytes` pass through once for every new text (folded modulation).
-    """
-
-    demands: tuple[Demand, ...]
-    passes: int
-    overhead: int
-    encodes: bool
-    skipped: bool
-    once_bytes: int = 0
-
-
-class Machine(msgspec.Struct, frozen=True):
-    """Rates in bytes per second, and what the device has room for.
-
-    `link` is from host memory, `cold` for what is not there yet, `again` for what the next prompt needs once more.
-    `overlap` says that weights may arrive while the first pass already computes, as a streamer brings them.
-    """
-
-    budget: int
-    link: float
-    cold: float
-    again: float
-    contention: float
-    slots: int
-    overlap: bool = True
-
-
-class Kept(msgspec.Struct, frozen=True):
-    """One component's placement in a stage and the bytes of it that stay afterwards."""
-
-    way: Way
-    kept: int
-
-
-class Found(msgspec.Struct, frozen=True):
-    """The best placement: (stage, component) to placement, and what it costs.
-
-    `seconds` is this job, `next_text` one with other words, `next_seed` one with the same words. `loads` has for each
-    stage the seconds that its first pass takes longer than the others because weights arrive, in this job and in the
-    next.
-    """
-
-    placements: dict[tuple[int, str], Kept]
-    loads: tuple[tuple[float, float], ...]
-    expected: float
-    seconds: float
-    next_text: float
-    next_seed: float
-
-
-def pass_seconds(compute: float, streamed: int, link: float, contention: float) -> float:
-    """One pass that computes for `compute` seconds while `streamed` bytes cross the link: max(C', S/B).
-
-    C' = C * (1 + a * share of the time in which is copied); copies and kernels share the device's memory.
-    """
-    if not streamed:
-        return compute
-    copying = streamed / link
-    share = min(1.0, copying / compute) if compute > 0 else 1.0
-    return max(compute * (1 + contention * share), copying)
 
 
 Keep = dict[str, bool]
@@ -104,7 +36,7 @@ class Memory:
     def __init__(self) -> None:
         self.fronts: dict[int, Front] = {}
         self.choices: dict[int, list[tuple[Kept, float]]] = {}
-        self.shares: dict[tuple[int, int, tuple[int, ...]], Share] = {}
+        self.shares: Shares = {}
 
 
 def search(
@@ -124,16 +56,6 @@ def search(
     return _Search(stages, machine, chances, warm, in_memory, memory, ceiling, keep).run()
 
 
-class Share(msgspec.Struct, frozen=True):
-    """What one placed component adds: expected seconds, those of this job, of the next, and loads by its stages."""
-
-    expected: float
-    now: float
-    text: float
-    seed: float
-    loads: tuple[tuple[int, float, float], ...]
-
-
 class _Search:
     """One choice of formats.
 
@@ -151,20 +73,15 @@ class _Search:
         ceiling: float = math.inf,
         keep: Keep | None = None,
     ) -> None:
-        self.stages, self.machine, self.chances, self.warm, self.in_memory = stages, machine, chances, warm, in_memory
-        self.first = next((s for s, stage in enumerate(stages) if not stage.skipped), 0)
-        self.runs: dict[str, list[int]] = {}
-        self.demands: dict[tuple[int, str], Demand] = {}
-        for s, stage in enumerate(stages):
-            for demand in stage.demands:
-                self.runs.setdefault(demand.name, []).append(s)
-                self.demands[s, demand.name] = demand
+        self.stages, self.machine = stages, machine
+        self.memory = Memory() if memory is None else memory
+        self.costs = Costs(stages, machine, chances, warm, in_memory, self.memory.shares)
+        self.runs, self.demands = self.costs.runs, self.costs.demands
         # the component whose placement is derived last: the largest of those that make the picture
         after = [demand for stage in stages if not stage.encodes for demand in stage.demands]
         self.derived = max(after, key=lambda demand: demand.bytes).name if after else ""
         self.enumerated = [name for name in self.runs if name != self.derived]
         self.often = {demand.name for stage in stages if stage.passes > 1 for demand in stage.demands}
-        self.memory = Memory() if memory is None else memory
         for demand in self.demands.values():
             if id(demand) not in self.memory.fronts:
                 self.memory.fronts[id(demand)] = front_of(demand, machine.slots)
@@ -177,7 +94,7 @@ class _Search:
     def run(self) -> Found | None:
         whole = self._whole()
         if whole is not None:
-            return self.found(whole)
+            return self.costs.found(whole)
         choices = [self._choices(name) for name in self.enumerated]
         least = [min(expected for _, expected in choice) for choice in choices]
         promising = []
@@ -189,7 +106,7 @@ class _Search:
         for tried in itertools.product(*promising):
             if all(floor < self.ceiling for _, _, floor in tried):
                 self._place({name: pair for name, (pair, _, _) in zip(self.enumerated, tried, strict=True)})
-        return self.found(self.best[1]) if self.best is not None else None
+        return self.costs.found(self.best[1]) if self.best is not None else None
 
     def _floor(self, name: str, pair: Kept) -> float:
         """The least that the derived component costs beside one choice of another; infinite where it does not fit."""
@@ -211,27 +128,7 @@ class _Search:
             return math.inf
         smallest = min(placed.values(), key=lambda way: way.resident)
         kept = within(self.known[next(iter(placed)), self.derived], smallest, elsewhere)
-        return self.share(self.derived, placed, kept).expected
-
-    def found(self, placements: dict[tuple[int, str], Kept]) -> Found:
-        """The account of a placement of every component."""
-        shares = []
-        for name, runs in self.runs.items():
-            placed = {s: placements[s, name].way for s in runs}
-            shares.append(self.share(name, placed, placements[runs[0], name].kept))
-        loads = [[0.0, 0.0] for _ in self.stages]
-        for share in shares:
-            for s, load, again in share.loads:
-                loads[s][0] += load
-                loads[s][1] += again
-        return Found(
-            placements,
-            tuple((load, again) for load, again in loads),
-            sum(share.expected for share in shares),
-            sum(share.now for share in shares),
-            sum(share.text for share in shares),
-            sum(share.seed for share in shares),
-        )
+        return self.costs.share(self.derived, placed, kept).expected
 
     # -- what can be kept -------------------------------------------------------------------------------------------
 
@@ -278,7 +175,7 @@ class _Search:
         for kept, way in sorted(choices.items(), reverse=True):
             expected = 0.0
             if name not in self.often:
-                expected = self.share(name, dict.fromkeys(self.runs[name], way), kept).expected
+                expected = self.costs.share(name, dict.fromkeys(self.runs[name], way), kept).expected
             result.append((Kept(way, kept), expected))
         self.memory.choices[id(self.demands[s, name])] = result
         return result
@@ -315,7 +212,7 @@ class _Search:
             rooms.append(room)
         for name in self.enumerated:
             placed = {s: placements[s, name].way for s in self.runs[name]}
-            expected += self.share(name, placed, tried[name].kept).expected
+            expected += self.costs.share(name, placed, tried[name].kept).expected
         if not own:
             self._note(expected, placements)
         else:
@@ -354,56 +251,10 @@ class _Search:
             if self.keep[name] and kept < min(way.resident for way in chosen):
                 return
             kept = kept if self.keep[name] else 0
-        total = expected + self.share(name, dict(zip(own, chosen, strict=True)), kept).expected
+        total = expected + self.costs.share(name, dict(zip(own, chosen, strict=True)), kept).expected
         if total < self.ceiling:
             placed = {(s, name): Kept(way, kept) for s, way in zip(own, chosen, strict=True)}
             self._note(total, placements | placed)
-
-    # -- what it costs ----------------------------------------------------------------------------------------------
-
-    def share(self, name: str, placed: dict[int, Way], kept: int) -> Share:
-        """What a component adds to the seconds, by its way in each of its stages and what is kept of it."""
-        demand = self.demands[self.runs[name][0], name]
-        key = (id(demand), kept, tuple([way.resident for way in placed.values()]))
-        known = self.memory.shares.get(key)
-        if known is None:
-            known = self.memory.shares[key] = self._share(name, placed, kept)
-        return known
-
-    def _share(self, name: str, placed: dict[int, Way], kept: int) -> Share:
-        machine = self.machine
-        cold = machine.link if name in self.in_memory else machine.cold
-        now = text = seed = 0.0
-        loads = []
-        before, before_stage = 0, -2
-        for s, way in placed.items():
-            stage, demand = self.stages[s], self.demands[s, name]
-            there = before if before_stage == s - 1 else 0  # resident in the stage before
-            one = pass_seconds(demand.seconds, way.streamed, machine.link, machine.contention)
-            rest = (stage.passes - 1) * one
-            load = 0.0
-            if not stage.skipped:
-                # what is warm is used, even where it must go afterwards; an earlier stage may have needed its room
-                had = max(there, self.warm.get(name, 0) if s == self.first else min(self.warm.get(name, 0), kept))
-                missing = max(0, demand.bytes - had) + stage.once_bytes
-                first = self._first(demand.seconds, missing, cold)
-                load = first - one
-                now += first + rest
-            crosses = max(0, way.resident - max(kept, there)) + way.streamed
-            later = self._first(demand.seconds, crosses + stage.once_bytes, machine.again)
-            text += later + rest
-            if not stage.encodes:
-                seed += self._first(demand.seconds, crosses, machine.again) + rest
-            loads.append((s, load, later - one))
-            before, before_stage = way.resident, s
-        expected = now + self.chances.text * text + self.chances.seed * seed
-        return Share(expected, now, text, seed, tuple(loads))
-
-    def _first(self, compute: float, missing: int, rate: float) -> float:
-        """Seconds of a stage's first pass, in which all that is missing arrives, too."""
-        if self.machine.overlap:
-            return pass_seconds(compute, missing, rate, self.machine.contention)
-        return missing / rate + compute
 
 
 def _largest_first(counts: tuple[int, ...], full: tuple[int, ...]) -> bool:

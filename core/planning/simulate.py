@@ -15,10 +15,11 @@ import msgspec
 
 from core.hardware.profile import HardwareProfile
 from core.messages import LedgerRecord
+from core.planning.choices import demands_of, machine_of
+from core.planning.cost import Machine
 from core.planning.demand import Demand
 from core.planning.job import Job
-from core.planning.search import Machine
-from core.planning.solve import Options, demands_of, machine_of
+from core.planning.options import Options
 from core.plans import PhasePlan, Placement, Plan
 
 _OWNER = "simulation"

@@ -16,7 +16,8 @@ from core.models.info import ModelInfo
 from core.models.profile import BlockKind, ComponentProfile, Limits, ModelProfile, PhaseNeed, Tensor
 from core.planning.history import History, PastRun
 from core.planning.job import Job
-from core.planning.solve import ENGINE, solve
+from core.planning.options import ENGINE
+from core.planning.solve import solve
 from core.plans import Plan, computing_seconds
 
 

@@ -8,9 +8,10 @@ from app import forecast as planning
 from app import plan_words
 from app.forecast import Wish, article, forecast, short_title
 from app.outline import from_plan
-from app.outlook import Outlook, View, WhatIf
+from app.outlook import Outlook
 from app.runs import Runs
 from app.settings import Settings
+from app.view import View, WhatIf
 from core.messages import Finished, LedgerRecord, Phase, Planned, Progress, Request, Started
 from core.models.info import Defaults
 from tests.app.fake_engine import make_result, plain_picture

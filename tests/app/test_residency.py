@@ -12,10 +12,10 @@ from pytestqt.qtbot import QtBot
 
 from app.forecast import Forecast, Wish
 from app.outline import from_plan
-from app.outlook import View, WhatIf
 from app.planner import Planner
 from app.settings import Session, Settings, load_session
 from app.studio import Studio
+from app.view import View, WhatIf
 from app.widgets.chart import ResidencyChart
 from core.messages import EngineStopped, LedgerRecord
 from tests.app.fake_engine import FakeEngine

@@ -20,8 +20,9 @@ from core.hardware import profile as cards
 from core.messages import LedgerRecord, UserError
 from core.models import profile as models
 from core.planning.job import job_of
+from core.planning.options import Options
 from core.planning.simulate import simulate
-from core.planning.solve import Options, solve
+from core.planning.solve import solve
 from core.residency.ledger import Ledger
 from tests.bench.report import load_average, write
 

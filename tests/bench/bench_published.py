@@ -19,8 +19,9 @@ from core.hardware import profile as cards
 from core.hardware.profile import HardwareProfile
 from core.models import profile as models
 from core.planning.job import job_of
+from core.planning.options import Options
 from core.planning.simulate import Behaviour, simulate
-from core.planning.solve import Options, solve
+from core.planning.solve import solve
 from tests.bench.report import load_average, write
 
 GB = 10**9

@@ -7,10 +7,11 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.planning.cost import Costs, Kept, Machine, Stage
 from core.planning.demand import Blocks, Demand
 from core.planning.fronts import ways
 from core.planning.job import Next
-from core.planning.search import Kept, Machine, Stage, _Search, search
+from core.planning.search import search
 
 
 def component(name: str, sizes: list[tuple[int, int]], rest: int, seconds: float, streams: bool = True) -> Demand:
@@ -46,7 +47,7 @@ def kept_sizes(demand: Demand, counts: tuple[int, ...]) -> set[int]:
 
 def brute_force(stages: list[Stage], machine: Machine, chances: Next, warm: dict[str, int]) -> float | None:
     """The fewest expected seconds over every placement of every component."""
-    cost = _Search(stages, machine, chances, warm, frozenset())
+    cost = Costs(stages, machine, chances, warm, frozenset(), {})
     options = {}
     for stage in stages:
         for demand in stage.demands:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from core.hardware import profile as cards
 from core.messages import Phase, UserError
 from core.models import profile as models
+from core.planning.choices import smallest_budget
 from core.planning.job import job_of
+from core.planning.options import Options, budget_of
 from core.planning.simulate import Behaviour, simulate, streamed_positions
-from core.planning.solve import Options, budget_of, smallest_budget, solve
+from core.planning.solve import solve
 from core.precision.formats import FORMATS
 
 GB = 10**9
