@@ -35,7 +35,7 @@ class Wish:
     """What to plan. None leaves a value to the model or to the card; an empty card is this machine.
 
     `warm` counts bytes on the device already and `loaded` names components whose files are in host memory. `runs`
-    counts finished pictures: each teaches how long the next will take.
+    counts pictures and warm-ups: each teaches how long the next will take.
     """
 
     model: str

@@ -105,7 +105,7 @@ class Outlook:
 
     def _with_memory(self, wish: Wish) -> Wish:
         held = usable(self.runs.held(wish.model))
-        return replace(wish, warm=held, loaded=self.runs.loaded(wish.model), runs=self.runs.finished)
+        return replace(wish, warm=held, loaded=self.runs.loaded(wish.model), runs=self.runs.taught)
 
     @staticmethod
     def _same(request: Request, settings: Settings, defaults: Defaults) -> bool:

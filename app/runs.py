@@ -22,6 +22,7 @@ from core.messages import (
     Result,
     SetAside,
     Started,
+    WarmedUp,
 )
 from core.plans import Plan
 
@@ -73,7 +74,7 @@ class Runs:
         self._waiting_since = 0.0  # since when the next phase's weights are awaited
         self.current: Run | None = None
         self.last: Run | None = None
-        self.finished = 0
+        self.taught = 0  # runs that taught the planner how long things take
         self.planned: list[tuple[Request, Plan]] = []  # the engine's own, newest first
         self._started: Request | None = None
 
@@ -96,7 +97,9 @@ class Runs:
                 self._close(self.current)
                 self.current.result = event.result
                 self.last, self.current = self.current, None
-                self.finished += 1
+                self.taught += 1
+            case WarmedUp(problem=""):
+                self.taught += 1
             case Failed() | Cancelled() | SetAside() if self.current and self.current.request.id == event.id:
                 self.current = None
             case _:

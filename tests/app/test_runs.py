@@ -16,6 +16,7 @@ from core.messages import (
     Progress,
     Request,
     Started,
+    WarmedUp,
 )
 from tests.app.fake_engine import make_result, plain_picture
 from tests.app.plans import GB, plan
@@ -94,7 +95,7 @@ def test_a_finished_run_fills_the_plan(runs: Runs, clock: Clock) -> None:
     assert runs.last.over
     assert [stretch.phase for stretch in runs.last.stretches] == [Phase.ENCODE, Phase.DENOISE, Phase.DECODE]
     assert runs.happened(runs.last, from_plan(plan(), {}))[1] == pytest.approx(11.0)
-    assert runs.finished == 1
+    assert runs.taught == 1
 
 
 def test_a_phase_that_was_left_out_leaves_a_gap(runs: Runs, clock: Clock) -> None:
@@ -156,3 +157,12 @@ def test_a_run_without_a_plan_has_its_own_time(runs: Runs, clock: Clock) -> None
     frame = measured_frame(runs.current, clock.now)
     assert frame is not None
     assert [(span.label, span.seconds) for span in frame.spans] == [("encode", 2.0), ("denoise", 3.0)]
+
+
+def test_pictures_and_warm_ups_teach(runs: Runs) -> None:
+    assert runs.taught == 0
+    assert runs.take(WarmedUp("starter", 1.0))  # what is shown may be planned better now
+    assert not runs.take(WarmedUp("starter", 1.0, "it is damaged"))
+    assert runs.taught == 1
+    finish(runs, start(runs))
+    assert runs.taught == 2
