@@ -6,10 +6,6 @@ convolutions 16 bit, embeddings at least Q6_K, modulation at least Q8_0 unless i
 
 from __future__ import annotations
 
-from functools import cache
-
-import msgspec
-
 from core.models.profile import ComponentProfile, Tensor
 from core.precision.formats import FORMATS, fitting
 
@@ -20,13 +16,6 @@ _FINER = {"embedding": "Q6_K", "modulation": "Q8_0"}  # what these roles take at
 # How much one unit of squared relative weight error of a component shows in the result, against the transformer's 1.
 # Assumed from practice: a text encoder at Q8_0 to Q5_K is called nearly free, a VAE's error is seen directly.
 _WEIGHT = {"encode": 0.05, "denoise": 1.0, "decode": 1.0}
-
-
-class Choice(msgspec.Struct, frozen=True):
-    """One format of a component: its name, and the mean squared relative error weighted by what shows of it."""
-
-    format: str
-    loss: float
 
 
 def sixteen_bit(source: str) -> str:
@@ -54,12 +43,6 @@ def tensor_format(tensor: Tensor, wanted: str, source: str) -> str:
     return fitting(wanted, tensor.shape, sixteen_bit(source))
 
 
-@cache
-def weight_of(role: str) -> float:
-    """How much of a component's weight error shows, by its phase."""
-    return _WEIGHT.get(role, 1.0)
-
-
 def loss(tensors: list[tuple[Tensor, int]], wanted: str, source: str, role: str) -> float:
     """Predicted loss of holding tensors (each with its count) in a format: weighted mean of squared relative errors.
 
@@ -75,4 +58,4 @@ def loss(tensors: list[tuple[Tensor, int]], wanted: str, source: str, role: str)
         name = tensor_format(tensor, wanted, source)
         if FORMATS[name].bits < FORMATS[sixteen_bit(source)].bits:
             error += elements * FORMATS[name].rel_rmse ** 2
-    return weight_of(role) * error / total if total else 0.0
+    return _WEIGHT.get(role, 1.0) * error / total if total else 0.0

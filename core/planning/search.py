@@ -101,11 +101,11 @@ class _Search:
         for index, (name, choice) in enumerate(zip(self.enumerated, choices, strict=True)):
             others = sum(least) - least[index]
             # what this choice would cost if it were the only other component on the device
-            floors = [(pair, expected, others + expected + self._floor(name, pair)) for pair, expected in choice]
-            promising.append(sorted((entry for entry in floors if entry[2] < math.inf), key=lambda entry: entry[2]))
+            floors = [(pair, others + expected + self._floor(name, pair)) for pair, expected in choice]
+            promising.append(sorted((entry for entry in floors if entry[1] < math.inf), key=lambda entry: entry[1]))
         for tried in itertools.product(*promising):
-            if all(floor < self.ceiling for _, _, floor in tried):
-                self._place({name: pair for name, (pair, _, _) in zip(self.enumerated, tried, strict=True)})
+            if all(floor < self.ceiling for _, floor in tried):
+                self._place({name: pair for name, (pair, _) in zip(self.enumerated, tried, strict=True)})
         return self.costs.found(self.best[1]) if self.best is not None else None
 
     def _floor(self, name: str, pair: Kept) -> float:

@@ -119,3 +119,23 @@ def test_nothing_that_fits_is_faster(
             need += slots * max(found.placements[s, name].way.slot for name in running)
             others = {name: kept.kept for (_, name), kept in found.placements.items() if name not in running}
             assert need + sum(others.values()) <= budget
+
+
+def test_fewer_resident_blocks_win_when_they_save_a_reload_of_the_encoder() -> None:
+    """Streaming hides behind computing, the reload of an encoder does not."""
+    stages = [
+        Stage((component("encoder", [(1, 40)], 0, 0.0),), 1, 0, True, False),
+        Stage((component("transformer", [(10, 10)], 0, 10.0),), 9, 0, False, False),
+    ]
+    machine = Machine(100, link=40.0, cold=40.0, again=4.0, contention=0.0, slots=2)
+    found = search(stages, machine, Next(1.0, 0.0, 0.0), {}, frozenset())
+    assert found is not None
+    assert found.placements[0, "encoder"].kept == 40
+    assert found.placements[1, "transformer"].way.resident < 100
+    assert found.next_text < 9 * 10.0 + 40 / 4  # what it would take with the transformer whole and the encoder loaded
+    # where what streams does not hide, the transformer's blocks are worth more
+    slow = Machine(100, link=1.0, cold=40.0, again=40.0, contention=0.0, slots=2)
+    found = search(stages, slow, Next(1.0, 0.0, 0.0), {}, frozenset())
+    assert found is not None
+    assert found.placements[0, "encoder"].kept == 0
+    assert found.placements[1, "transformer"].way.resident == 100
