@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import sys
@@ -16,6 +15,7 @@ from PySide6.QtGui import QIcon
 from PySide6.QtWidgets import QApplication
 
 from app.bridge import EngineBridge
+from app.garbage import GarbageCollector
 from app.models import InstalledModels
 from app.settings import load_session
 from app.startup import FirstFrame, bare_window, show_bare_window
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
             measured.update(first_frame_seconds=seconds, first_frame_cpu_seconds=time.process_time())
             window.close()
             return
-        gc.enable()
+        GarbageCollector(application)
         _prepare_log(studio)
         _dress(application)
         studio.begin()

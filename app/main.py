@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     frame and to that of a bare window, and quits.
     """
     # Starting makes many objects and throws few away: looking for garbage meanwhile takes a quarter of the time to the
-    # first frame. It is switched on again there. Therefore, too, the window is imported here and not above.
+    # first frame. `app.garbage` takes it over there. Therefore, too, the window is imported here and not above.
     gc.disable()
     # First what needs no Qt: once Qt's binding is there, it reads the source of every module that is imported.
     for module in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,23 @@ class FakeModels:
         if same:
             return Match(name if name in same else same[0])
         return Match(name if name in self.fingerprints else "", same=False)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def garbage() -> Iterator[None]:
+    """As in the window: no other thread may collect widgets."""
+    gc.disable()
+    yield
+    gc.collect()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def collect(garbage: None) -> Iterator[None]:
+    from app.garbage import collect_due
+
+    yield
+    collect_due()
 
 
 @pytest.fixture(autouse=True)
