@@ -1,4 +1,4 @@
-"""Runs a network on the meta device to learn what a pass needs: peak bytes beside the weights, and operations by block.
+"""Runs a network on the meta device to learn what a pass needs: bytes beside the weights, and kernels by block.
 
 A dispatch mode sees every operation. It holds each new storage by a weak reference, so what is alive is known at each
 moment and without a byte being allocated; the same mode over real tensors is how it is checked against the allocator.
@@ -10,11 +10,10 @@ device), an allocator's rounding and fragments, and temporaries inside of one op
 from __future__ import annotations
 
 import contextlib
-import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +22,29 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
+from core.generation.growth import Growth
 from core.generation.metaops import MetaOps
+from core.hardware.kernels import MOVE, PRODUCT, attention_flops, flops_of, kind_of, launches, touched, traffic
 from core.residency.blocks import blocks
 
 OUTSIDE = ""
 """The name under which operations outside of blocks are counted."""
+
+
+class Launch(NamedTuple):
+    """One kernel: its operation, kind (core.hardware.kernels), arithmetic, and traffic beside weights in bytes.
+
+    `wide` is the traffic where everything is computed in F32; a cast between floats has none there, and no kernel.
+    `weights` counts the numbers of weights that it reads.
+    """
+
+    name: str
+    kind: str
+    flops: int
+    bytes: int
+    wide: int
+    weights: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,9 @@ class DryRun:
     `peak` is in bytes beside weights and buffers, the inputs included, and `peak_in` the block where it was reached;
     `output` are the bytes that it returns. `flops` counts a multiply-add as two, of matrix products, convolutions and
     attention only, by block in the order of first execution; `OUTSIDE` is what no block did. `operations` is how many
-    the dispatcher saw.
+    the dispatcher saw. `kernels` has every kernel in order, by block. `allocated` are the sizes of all storages in the
+    order in which they came, and `grew` those (by number) for which an allocator that keeps what is freed had to ask
+    for more memory.
     """
 
     peak: int
@@ -47,6 +64,9 @@ class DryRun:
     output: int
     flops: Mapping[str, int]
     operations: int
+    kernels: Mapping[str, tuple[Launch, ...]] = field(default_factory=dict)
+    allocated: tuple[int, ...] = ()
+    grew: tuple[int, ...] = ()
 
     @property
     def total_flops(self) -> int:
@@ -79,12 +99,16 @@ def dry_run(
         stack.enter_context(tracker)
         output = (call or module)(**inputs)
     returned = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in _tensors(output)}
-    return DryRun(tracker.peak, tracker.peak_in, sum(returned.values()), dict(tracker.flops), tracker.operations)
-
-
-def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size) -> int:
-    """Operations of softmax(q k^T) v on shapes (..., heads, tokens, channels); two products of a multiply-add each."""
-    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return DryRun(
+        tracker.peak,
+        tracker.peak_in,
+        sum(returned.values()),
+        dict(tracker.flops),
+        tracker.operations,
+        {block: tuple(launches) for block, launches in tracker.kernels.items()},
+        tuple(tracker.growth.allocated),
+        tuple(tracker.growth.grew),
+    )
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
@@ -101,6 +125,8 @@ class _Tracker(TorchDispatchMode):
         self.live = self.peak = 0
         self.peak_in = OUTSIDE
         self.flops: dict[str, int] = {}
+        self.kernels: dict[str, list[Launch]] = {}
+        self.growth = Growth()
         self.operations = 0
         self._known: dict[int, weakref.ref[Any]] = {}
         self._weights: set[int] = set()
@@ -120,19 +146,30 @@ class _Tracker(TorchDispatchMode):
         if key in self._known or key in self._weights:
             return
         size = storage.nbytes()
+        give_back = self.growth.take(size)
 
         def forget(_: object) -> None:
             self.live -= size
             del self._known[key]
+            give_back()
 
         self._known[key] = weakref.ref(storage, forget)
         self.live += size
         if self.live > self.peak:
             self.peak, self.peak_in = self.live, self.block
 
-    def count(self, flops: int) -> None:
-        """Add operations to the block that runs."""
-        self.flops[self.block] = self.flops.get(self.block, 0) + flops
+    def count(self, name: str, kind: str, flops: int, used: list[torch.Tensor], *, cast: bool = False) -> None:
+        """Add a kernel to the block that runs."""
+        size = wide = weights = 0
+        for tensor in used:
+            if tensor.untyped_storage()._cdata in self._weights:
+                weights += traffic(tensor) // tensor.itemsize
+                continue
+            size += traffic(tensor)
+            wide += traffic(tensor) // tensor.itemsize * 4 if tensor.is_floating_point() else traffic(tensor)
+        self.kernels.setdefault(self.block, []).append(Launch(name, kind, flops, size, 0 if cast else wide, weights))
+        if kind == PRODUCT:
+            self.flops[self.block] = self.flops.get(self.block, 0) + flops
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -145,10 +182,17 @@ class _Tracker(TorchDispatchMode):
         elif isinstance(out, (tuple, list)):
             for tensor in _tensors(out):
                 self.meet(tensor)
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.count(formula(*args, **kwargs, out_val=out))
+        if launches(func):
+            name, kind = func._overloadpacket.__name__, kind_of(func)
+            used = touched(func, args, kwargs, out)
+            flops = int(flops_of(func, args, kwargs, out)) if kind == PRODUCT else 0
+            self.count(name, kind, flops, used, cast=kind == MOVE and name == "_to_copy" and _between_floats(used))
         return out
+
+
+def _between_floats(used: list[torch.Tensor]) -> bool:
+    """Whether it only changes one float type into another."""
+    return all(tensor.is_floating_point() for tensor in used) and len({tensor.dtype for tensor in used}) > 1
 
 
 class _EfficientAttention(TorchFunctionMode):
@@ -167,12 +211,13 @@ class _EfficientAttention(TorchFunctionMode):
         return self._attend(*args, **(kwargs or {}))
 
     def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        self._tracker.count(attention_flops(query.shape, key.shape, value.shape))
         # flash and memory-efficient kernels lay their output out as (..., tokens, heads, channels) and keep the f32
         # log-sum of every row until they return
         *batch, heads, tokens, _channels = query.shape
         out = query.new_empty((*batch, tokens, heads, value.shape[-1])).transpose(-3, -2)
         query.new_empty((*batch, heads, tokens), dtype=torch.float32)
+        flops = attention_flops(query.shape, key.shape, value.shape)
+        self._tracker.count("attention", PRODUCT, flops, [query, key, value, out])
         return out
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from core.files import write_atomically
-from core.generation import dummy_clips, dummy_inputs
+from core.generation import alike, dummy_clips, dummy_inputs
 from core.generation.dryrun import OUTSIDE, DryRun, dry_run
 from core.generation.dummy_inputs import Call, Size
 from core.generation.fit import fit
@@ -104,6 +104,9 @@ def _measure(network: Network) -> ComponentProfile:
         rest=rest,
         activation=activation,
         attention_matrix=matrix,
+        growth=alike.growth(
+            [network.run(size) for size in samples.sizes], [size.variables for size in samples.sizes], samples.flops
+        ),
         force_upcast=bool(getattr(network.module.config, "force_upcast", False)),
     )
     variables = [size.variables for size in samples.sizes]
@@ -152,14 +155,19 @@ def _kinds(network: Network, samples: Samples) -> tuple[dict[str, BlockKind], li
         flops = fit(samples.flops, variables, [run.flops.get(path, 0) for run in runs])
         return BlockKind(tensors=tensors[path], flops=flops)
 
+    def with_kernels(kind: BlockKind, path: str) -> BlockKind:
+        launched = [run.kernels.get(path, ()) for run in runs]
+        return msgspec.structs.replace(kind, kernels=alike.kernels(launched, variables, samples.flops))
+
     ran = [path for path in runs[0].flops if path != OUTSIDE]
     members = [(path, block(path)) for path in (*ran, *(path for path in network.block_paths() if path not in ran))]
     names = _names(members)
     kinds: dict[str, BlockKind] = {}
     for path, kind in members:
-        kinds.setdefault(names[path], kind)
+        if names[path] not in kinds:
+            kinds[names[path]] = with_kernels(kind, path)
     order = [(name, len(list(group))) for name, group in itertools.groupby(names[path] for path, _ in members)]
-    return kinds, order, block(OUTSIDE)
+    return kinds, order, with_kernels(block(OUTSIDE), OUTSIDE)
 
 
 def _names(members: Sequence[tuple[str, BlockKind]]) -> dict[str, str]:

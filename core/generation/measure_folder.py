@@ -16,6 +16,9 @@ from core.models.info import ModelInfo
 from core.models.local import phases_like, profile_of, with_defaults
 from core.models.profile import Limits, ModelProfile, PhaseNeed, read
 
+# Of what is measured: a profile that was kept by an older program lacks what plans use now.
+_VERSION = 2
+
 
 def profile_of_folder(info: ModelInfo, *, cache: Path | None = None) -> ModelProfile:
     """The profile of a model on this machine.
@@ -32,7 +35,7 @@ def profile_of_folder(info: ModelInfo, *, cache: Path | None = None) -> ModelPro
     known = profile_of(info)
     if known is not None:
         return known
-    file = (cache or folders.cache() / "profiles") / f"{info.fingerprint}.json"
+    file = (cache or folders.cache() / "profiles") / f"{info.fingerprint}-{_VERSION}.json"
     if file.is_file():
         return with_defaults(read(file), info)
     try:

@@ -19,6 +19,7 @@ from core.files import write_atomically
 from core.hardware import calibrate_device as on_device
 from core.hardware import calibrate_files as on_files
 from core.hardware import calibrate_link as on_link
+from core.hardware import calibrate_network as on_network
 from core.hardware.calibrate_decoders import Decoder, eager
 from core.hardware.interface import Accelerator
 from core.hardware.kept import Kept, machine_key
@@ -29,8 +30,9 @@ from core.hardware.match import best_profile, processor
 from core.hardware.profile import HardwareProfile, absurdity, completed, short_name
 from core.messages import UserError
 
-_VERSION = 1  # of what is measured, and how
+_VERSION = 2  # of what is measured, and how
 _LEAST_BYTES = 48 * 2**20
+_QUICK_SECONDS = 0.001  # of the largest product when only a little time is taken
 _MEASURED = "measured on this machine"
 
 Note = Callable[[str], object]
@@ -52,8 +54,42 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
 def known(accelerator: Accelerator) -> HardwareProfile:
     """What is known of an accelerator now: its calibration, else what profile files and driver say."""
-    kept, _ = _read(_file_of(_key(accelerator, None)), _key(accelerator, None))
-    return kept if kept is not None else completed(_base(accelerator))
+    key = _key(accelerator, None)
+    kept, _ = _read(_file_of(key), key)
+    if kept is not None:
+        return kept
+    return _quickly(accelerator, (*key, "quickly")) if accelerator.kind == "cpu" else completed(_base(accelerator))
+
+
+def _quickly(accelerator: Accelerator, key: tuple[str, ...]) -> HardwareProfile:
+    """A processor's profile with what a fraction of a second can tell of it, kept as calibrations are.
+
+    Nobody's data sheet says how fast a processor computes networks, and its plans are wrong by half without.
+    """
+    file = _file_of(key)
+    kept, _ = _read(file, key)
+    if kept is not None:
+        return kept
+    found = _Findings(_base(accelerator))
+    product = on_device.matmul(accelerator, "F32", longest=_QUICK_SECONDS)
+    assert product is not None  # every processor computes in F32
+    memory = found.profile().memory_bandwidth
+    found.put("calibrated", False)
+    found.put("matmul_rate", {"F32": product.rate}, f"measured: a square matrix product ({product.side})")
+    _measure_network(accelerator, found, product.rate, memory)
+    profile = completed(found.profile())
+    if absurdity(profile):
+        return completed(_base(accelerator))
+    try:
+        _keep(file, Kept(key, profile))
+    except OSError:
+        pass  # it is measured again next time
+    return profile
+
+
+def _keep(file: Path, kept: Kept) -> None:
+    data = msgspec.json.format(msgspec.json.encode(kept), indent=1)
+    write_atomically(file, lambda out: out.write(data))
 
 
 def load_or_measure(
@@ -80,8 +116,7 @@ def load_or_measure(
         return Calibration(profile=kept, fresh=False, seconds=time.monotonic() - begin, file=str(file))
     profile = measure(accelerator, folder=file.parent, decoders=decoders, note=note)
     try:
-        data = msgspec.json.format(msgspec.json.encode(Kept(key, profile)), indent=1)
-        write_atomically(file, lambda out: out.write(data))
+        _keep(file, Kept(key, profile))
     except OSError as error:
         warning = f"The calibration could not be kept in {file} ({error.strerror}); it will be measured again."
     seconds = time.monotonic() - begin
@@ -155,7 +190,8 @@ class _Findings:
 def _measure_device(accelerator: Accelerator, found: _Findings, decoders: Mapping[str, Decoder], note: Note) -> None:
     note("memory of the device")
     found.put("memory_bandwidth", on_device.memory_bandwidth(accelerator), "measured: copies inside the memory")
-    found.put("launch_seconds", on_device.launch_seconds(accelerator), "measured: many kernels with nothing to do")
+    if accelerator.kind != "cpu":
+        found.put("launch_seconds", on_device.launch_seconds(accelerator), "measured: many kernels with nothing to do")
     formats = [
         name for name in on_device.DTYPES if name != "F16" or accelerator.kind != "cpu"
     ]  # 180 times slower there
@@ -168,6 +204,9 @@ def _measure_device(accelerator: Accelerator, found: _Findings, decoders: Mappin
     sides = ", ".join(f"{name} {product.side}" for name, product in products.items())
     rates = {name: product.rate for name, product in products.items()}
     found.put("matmul_rate", rates, f"measured: square matrix products ({sides})")
+    note("a small network")
+    compute = rates[_compute_format(accelerator, products)]
+    _measure_network(accelerator, found, compute, found.profile().memory_bandwidth)
     rates = {}
     for name, decoder in decoders.items():
         note(f"decoding of {name}")
@@ -178,6 +217,17 @@ def _measure_device(accelerator: Accelerator, found: _Findings, decoders: Mappin
         _measure_link(accelerator, found, products[_compute_format(accelerator, products)], note)
     else:
         found.put("contention", 0.0, "no link: nothing is copied beside kernels")
+
+
+def _measure_network(accelerator: Accelerator, found: _Findings, products: float, memory: float) -> None:
+    """What is no product: functions of numbers, and what operations cost beside arithmetic and traffic."""
+    functions = on_network.function_rate(accelerator)
+    found.put("function_rate", functions, "measured: activations, norms and softmax")
+    operation = on_network.operation_seconds(accelerator)
+    found.put("operation_seconds", operation, "measured: a small transformer")
+    if accelerator.kind == "cpu":
+        sharing = on_network.sharing_seconds(accelerator, operation, on_network.Rates(products, functions, memory))
+        found.put("launch_seconds", sharing, "measured: giving a transformer's kernels to all cores")
 
 
 def _measure_link(accelerator: Accelerator, found: _Findings, product: on_device.Product, note: Note) -> None:

@@ -51,8 +51,10 @@ class Product(NamedTuple):
         return Work(flops=2 * self.side**3, bytes=3 * self.side**2 * itemsize, compute=self.format)
 
 
-def matmul(accelerator: Accelerator, name: str) -> Product | None:
+def matmul(accelerator: Accelerator, name: str, longest: float = _MATMUL_SECONDS) -> Product | None:
     """The largest square product that is quickly done; None where the device cannot compute in the format.
+
+    The first that takes longer than `longest` seconds is the last that is tried.
 
     Smaller ones come first, so that a slow device does not get a large one.
     """
@@ -70,7 +72,7 @@ def matmul(accelerator: Accelerator, name: str) -> Product | None:
                 break
             return None  # no such dtype on this device
         best = Product(name, side, seconds)
-        if seconds > _MATMUL_SECONDS:
+        if seconds > longest:
             break
     return best
 

@@ -15,6 +15,7 @@ from functools import partial
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import _disable_current_modes
 
 from core.hardware.buffers import aligned_bytes, move, poison
 from core.hardware.emulated_allocator import Allocator, Block
@@ -50,11 +51,13 @@ class EmulatedAccelerator:
     vendor = "emulated"
     device = torch.device("cpu")
     has_own_memory = True
+    counts_context = True
     unified = False
 
     def __init__(self, card: EmulatedCard, compute_dtype: torch.dtype = torch.float32) -> None:
         """Nothing runs until the first copy or kernel."""
         self.card = card
+        self.eager = True  # networks run their kernels in the launching thread
         self.compute_dtype = compute_dtype
         self.name = card.title
         self._allocator = Allocator(card.memory_bytes - card.context_bytes, card.largest_allocation)
@@ -161,7 +164,8 @@ class EmulatedAccelerator:
 
     def pinned(self, size: int) -> torch.Tensor:
         """A host buffer, uint8 [size], that copies read at the pinned rate."""
-        buffer = aligned_bytes(size)
+        with _disable_current_modes():  # the host's memory is not the card's
+            buffer = aligned_bytes(size)
         with self._lock:
             self._pinned = {address: alive for address, alive in self._pinned.items() if not alive.expired()}
             self._pinned[_address(buffer)] = StorageWeakRef(buffer.untyped_storage())
@@ -176,6 +180,11 @@ class EmulatedAccelerator:
         one = torch.empty((), dtype=host.dtype)
         poison(one)
         return one.expand(host.shape)
+
+    def catch_up(self) -> None:
+        """Wait for the compute queue, unless all kernels are launched through it (`eager` is False)."""
+        if self.eager:
+            self.compute_queue.synchronize()
 
     def peak_bytes(self) -> int:
         """Context and reserve at their highest, as a driver would report."""
@@ -204,7 +213,8 @@ class EmulatedAccelerator:
 
     def _reserve(self, size: int, owner: str) -> torch.Tensor:
         block = self._allocator.allocate(size, owner)
-        buffer = aligned_bytes(size)
+        with _disable_current_modes():  # it stands for device memory that is counted already
+            buffer = aligned_bytes(size)
         with self._lock:
             self._buffers[_address(buffer)] = _Buffer(block, buffer)
         return buffer

@@ -1,9 +1,7 @@
 """An account of device memory that rounds, splits, keeps and runs out as CUDA's caching allocator does.
 
-It gives out places, not bytes. The constants and rules are those of c10/cuda/CUDACachingAllocator.cpp (torch 2.x):
-sizes are rounded up to 512 bytes; requests up to 1 MiB are cut from segments of 2 MiB, those below 10 MiB from segments
-of 20 MiB, larger ones get a segment of their own, rounded up to 2 MiB; freed blocks are joined with free neighbours and
-kept; when the driver has no more, free segments are given back to it and the request is tried once more.
+It gives out places, not bytes. How sizes are rounded is in core.hardware.segments. Freed blocks are joined with free
+neighbours and kept; when the driver has no more, free segments are given back to it and the request is tried once more.
 """
 
 from __future__ import annotations
@@ -14,13 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from core.hardware import segments
+
 _MIB = 1024 * 1024
-_ROUNDING = 512
-_SMALL_SIZE = _MIB
-_SMALL_SEGMENT = 2 * _MIB
-_MIN_LARGE = 10 * _MIB
-_LARGE_SEGMENT = 20 * _MIB
-_LARGE_ROUNDING = 2 * _MIB
 
 
 @dataclass(eq=False)
@@ -64,7 +58,7 @@ class Allocator:
         Raises:
             torch.OutOfMemoryError: it is not there, or is more than one allocation may have.
         """
-        rounded = max(_ROUNDING, -(-size // _ROUNDING) * _ROUNDING)
+        rounded = segments.block_bytes(size)
         with self._lock:
             if self.largest is not None and rounded > self.largest:
                 raise torch.OutOfMemoryError(
@@ -123,7 +117,7 @@ class Allocator:
 
     def _find(self, size: int) -> Block | None:
         """The smallest free block that is large enough."""
-        small = size <= _SMALL_SIZE
+        small = self._is_small(size)
         fitting = (
             block
             for segment in self._segments
@@ -135,15 +129,10 @@ class Allocator:
 
     def _grow(self, size: int) -> Block | None:
         """A new segment as one block, if the driver has the bytes."""
-        if size <= _SMALL_SIZE:
-            whole = _SMALL_SEGMENT
-        elif size < _MIN_LARGE:
-            whole = _LARGE_SEGMENT
-        else:
-            whole = -(-size // _LARGE_ROUNDING) * _LARGE_ROUNDING
+        whole = self._segment_bytes(size)
         if self.reserved + whole > self.capacity - self.taken_by_others:
             return None
-        segment = _Segment(size <= _SMALL_SIZE, whole)
+        segment = _Segment(self._is_small(size), whole)
         segment.blocks.append(Block(segment, whole))
         self._segments.append(segment)
         self.reserved += whole
@@ -153,10 +142,24 @@ class Allocator:
     def _split(self, block: Block, size: int) -> None:
         """Cut off what is not needed, unless it is too little to be worth it."""
         rest = block.size - size
-        if rest >= _ROUNDING if block.segment.small else rest > _SMALL_SIZE:
+        if self._worth(rest, block.segment):
             blocks = block.segment.blocks
             blocks.insert(blocks.index(block) + 1, Block(block.segment, rest))
             block.size = size
+
+    # The driver's rules, which another allocator may have otherwise.
+
+    def _is_small(self, size: int) -> bool:
+        """Whether a request is cut from the segments for small ones."""
+        return segments.is_small(size)
+
+    def _segment_bytes(self, size: int) -> int:
+        """Bytes of the segment that is taken for a request that no free block can serve."""
+        return segments.segment_bytes(size)
+
+    def _worth(self, rest: int, segment: _Segment) -> bool:
+        """Whether a rest is cut off for others to use."""
+        return segments.worth(rest, small=segment.small)
 
     def _release_free_segments(self) -> None:
         for segment in [segment for segment in self._segments if all(block.free for block in segment.blocks)]:

@@ -8,7 +8,6 @@ processor.
 
 from __future__ import annotations
 
-import math
 import time
 import weakref
 from collections import deque
@@ -18,12 +17,15 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+
+from core.hardware.kernels import flops_of, launches, touched, traffic
 
 OWNER = "activations"
-_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
 # Waits are gathered: shorter sleeps take longer than they are asked to.
 _GRAIN_SECONDS = 0.004
+# The host may be so far ahead of the card, as launches are queued; what launching takes then hides behind kernels.
+# Drivers let it be about a thousand launches ahead, at 8 microseconds and more each.
+_LEAD_SECONDS = 0.008
 
 Reserve = Callable[[int, str], Callable[[], None]]
 """Takes bytes of device memory for an owner and returns what gives them back. Raises torch.OutOfMemoryError."""
@@ -52,14 +54,20 @@ class Kernels(TorchDispatchMode):
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
+    def __exit__(self, *error: Any) -> None:
+        """Wait until the card is done with what was launched."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        time.sleep(max(0.0, self._modelled - (time.monotonic() - self._began)))
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.drain()
         out = func(*args, **(kwargs or {}))
-        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-        for tensor in made:
-            self._hold(tensor)
-        if not func.is_view:
-            self._take(func, args, kwargs or {}, out, made)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._hold(leaf)
+        if launches(func):
+            size = sum(traffic(tensor) for tensor in touched(func, args, kwargs or {}, out))
+            self._take(self._seconds(flops_of(func, args, kwargs or {}, out), float(size)))
         return out
 
     def drain(self) -> None:
@@ -81,18 +89,11 @@ class Kernels(TorchDispatchMode):
 
         self._known[key] = weakref.ref(storage, forget)
 
-    def _take(self, func: Any, args: Any, kwargs: Any, out: Any, made: list[torch.Tensor]) -> None:
-        """Let an operation take its time: what its operations or its traffic need, whichever is more."""
-        flops = 0.0
-        if func._overloadpacket.__name__ == _ATTENTION:
-            query, key, value = args[:3]
-            flops = 2.0 * math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-        elif (formula := flop_registry.get(func._overloadpacket)) is not None:
-            flops = float(formula(*args, **kwargs, out_val=out))
-        read = sum(leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
-        self._modelled += self._seconds(flops, float(read + sum(tensor.nbytes for tensor in made)))
+    def _take(self, seconds: float) -> None:
+        """Let an operation take its time."""
+        self._modelled += seconds
         ahead = self._modelled - (time.monotonic() - self._began)
-        if ahead > _GRAIN_SECONDS:
-            time.sleep(ahead)
+        if ahead > _LEAD_SECONDS + _GRAIN_SECONDS:
+            time.sleep(ahead - _LEAD_SECONDS)
         elif ahead < 0:  # the processor was slower than the card: that time is lost, not owed
             self._modelled -= ahead

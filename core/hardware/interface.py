@@ -211,6 +211,18 @@ class Accelerator(Protocol):
         """What networks compute is computed inside of it; only a device that is not there needs to know."""
         ...
 
+    def catch_up(self) -> None:
+        """Where eager kernels run in the launching thread (emulated cards), wait for the compute queue; else nothing.
+
+        To be called between `compute_queue.wait` and eager kernels that need what was waited for.
+        """
+        ...
+
+    @property
+    def counts_context(self) -> bool:
+        """Whether `peak_bytes` has the driver's own context in it."""
+        ...
+
     def peak_bytes(self) -> int:
         """The most that the driver counted as ours since `reset_peak`, as far as it can be known; 0 where it cannot."""
         ...

@@ -29,8 +29,11 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `matmul_efficiency` the part of it that a diffusion transformer reaches; measured here, the rate is what was reached
     and the efficiency 1. A compute format that is missing has no fast path on the card. `decode_rate` counts bytes of
     16-bit output per second for a stored format. `contention` is a in C' = C * (1 + a * share of time copying).
-    `staged_rate` is what a copier thread reaches from the file's pages through the pinned ring, `pageable_rate` what
-    the driver reaches from memory that is not pinned. Unified memory is the host's, and there is no link to it.
+    `function_rate` counts the bytes that norms, activations and other functions of single numbers read and write; 0
+    where `matmul_efficiency` allows for them already. `staged_rate` is what a copier thread reaches from the file's
+    pages through the pinned ring, `pageable_rate` what the driver reaches from memory that is not pinned. On a
+    processor `launch_seconds` is what it takes to give a kernel to all cores. Unified memory is the host's, and there
+    is no link to it.
     """
 
     name: str
@@ -41,6 +44,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     memory_bandwidth: float
     matmul_rate: dict[str, float]
     matmul_efficiency: float = 0.5
+    function_rate: float = 0.0
     decode_rate: dict[str, float] = {}
     link: str = ""  # e.g. "PCIe 4.0 x16"
     pinned_rate: float = 0.0
@@ -54,7 +58,10 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     attention: tuple[str, ...] = ("efficient", "math")  # kernels there are, best first: flash, efficient, math
     headroom_bytes: int = 1_500_000_000
     context_bytes: int = 500_000_000  # the driver's own context and the allocator's slack
-    launch_seconds: float = 8e-6  # host time of one kernel launch
+    launch_seconds: float = 8e-6  # what a kernel takes that has nothing to do, among its like
+    operation_seconds: float = (
+        10e-6  # host time of one kernel of a network: its layers' code, the dispatcher, the launch
+    )
     calibrated: bool = False
     pci_ids: tuple[str, ...] = ()  # "vendor:device" or "vendor:device:revision", hexadecimal
     sources: dict[str, str] = {}  # field -> where its figure comes from; "assumed: ..." where nobody says
@@ -145,6 +152,7 @@ _BOUNDS = (
     ("memory_bandwidth", "B/s", 1e8, 1e14),
     ("matmul_rate", "FLOP/s", 1e8, 1e17),
     ("matmul_efficiency", "", 0.01, 1.0),
+    ("function_rate", "B/s", 0.0, 1e14),
     ("decode_rate", "B/s", 1e6, 1e14),
     ("pinned_rate", "B/s", 0.0, 2e12),
     ("pageable_rate", "B/s", 0.0, 2e12),
@@ -156,6 +164,7 @@ _BOUNDS = (
     ("headroom_bytes", "B", 0.0, 4e12),
     ("context_bytes", "B", 0.0, 1e11),
     ("launch_seconds", "s", 0.0, 0.1),
+    ("operation_seconds", "s", 0.0, 0.1),
 )
 
 

@@ -53,14 +53,32 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
     role: str
 
 
+class Kernels(msgspec.Struct, frozen=True, array_like=True):
+    """Kernels of a block that are about as large as each other, all together, in a pass with a batch of one.
+
+    `kind` is product (matrix products, convolutions, attention), function (norms, activations, softmax) or move (sums,
+    copies). `bytes` are read and written beside the weights with 16-bit compute, `wide` with F32, where casts between
+    floats fall away; `weights` counts the numbers of weights that are read.
+    """
+
+    kind: str
+    count: Polynomial
+    flops: Polynomial
+    bytes: Polynomial
+    wide: Polynomial
+    weights: int
+
+
 class BlockKind(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Blocks that are alike: the same tensors and the same operations in a pass with a batch of one.
 
-    Without operations they do not run in it: the other direction of a VAE, what sees pictures in a text encoder.
+    Without operations they do not run in it: the other direction of a VAE, what sees pictures in a text encoder. A
+    profile made before kernels were counted has none.
     """
 
     tensors: list[Tensor]
     flops: Polynomial = {}
+    kernels: list[Kernels] = []
 
 
 class ComponentProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,7 +86,9 @@ class ComponentProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     `activation` is the peak of device bytes beside the weights in one pass with a batch of one and 16-bit compute,
     with an attention kernel that never materialises its matrix; `attention_matrix` is what the plain (maths) kernel
-    needs besides. A VAE's figures are those of decoding; `encode_...` are the other direction's, in the same
+    needs besides. `growth` lists (how many, bytes of each) the allocations for which an allocator that keeps what is
+    freed has to ask for more memory during such a pass; it is more than the peak where freed pieces are too small for
+    what follows. A VAE's figures are those of decoding; `encode_...` are the other direction's, in the same
     variables, and `output` the bytes of what it decodes. `force_upcast` says that it computes in F32 where the rest
     computes in F16.
     """
@@ -80,6 +100,7 @@ class ComponentProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     rest: BlockKind = BlockKind(tensors=[])
     activation: Polynomial = {}
     attention_matrix: Polynomial = {}
+    growth: list[tuple[int, Polynomial]] = []
     encode_flops: Polynomial = {}
     encode_activation: Polynomial = {}
     encode_attention_matrix: Polynomial = {}

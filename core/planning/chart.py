@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from xml.sax.saxutils import escape
 
 from core.messages import LedgerRecord
-from core.planning.explain import seconds, size
+from core.planning.explain import seconds
 from core.planning.simulate import Simulation
 from core.plans import Plan
+from core.sizes import in_words
 
 Scale = Callable[[float], float]  # from bytes or seconds to pixels
 
@@ -55,11 +56,11 @@ def bars(plan: Plan, *, width: int = 60, colour: bool = False) -> list[str]:
                 drawn += _segment(name, end - at, colour)
                 at = end
         when = "not needed" if phase.skipped else seconds(phase.seconds)
-        lines.append(f"{phase.label:12} {drawn}{'·' * max(0, width - at)}  {size(phase.peak_bytes):>8}  {when}")
+        lines.append(f"{phase.label:12} {drawn}{'·' * max(0, width - at)}  {in_words(phase.peak_bytes):>8}  {when}")
     legend = "  ".join(f"{_segment(name, 1, colour)} {name}" for name in used)
-    free = f"free of {size(plan.budget_bytes)}"
+    free = f"free of {in_words(plan.budget_bytes)}"
     if scale < plan.budget_bytes:
-        free = f"to {size(scale)}; {size(plan.budget_bytes)} may be used"
+        free = f"to {in_words(scale)}; {in_words(plan.budget_bytes)} may be used"
     return [*lines, f"{'':12} {legend}  · {free}"]
 
 
@@ -145,7 +146,7 @@ def _axes(plan: Plan, total: float, most: float, frame: tuple[int, ...], x: Scal
         f'<line x1="{left}" x2="{width - right}" y1="{y(plan.budget_bytes):.1f}" y2="{y(plan.budget_bytes):.1f}" '
         'stroke="#b42318" stroke-dasharray="6 4"/>',
         f'<text x="{width - right - 4}" y="{y(plan.budget_bytes) - 5:.1f}" text-anchor="end" fill="#b42318">budget '
-        f"{size(plan.budget_bytes)}</text>",
+        f"{in_words(plan.budget_bytes)}</text>",
     ]
     for part in range(5):
         amount = most / 1.06 * part / 4

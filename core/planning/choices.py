@@ -1,9 +1,8 @@
-"""Every choice of formats, folding and tiling for a job, each with its best residency."""
+"""What there is to choose from: formats, folding and tiling, and the stages and rates that follow from a choice."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -12,90 +11,36 @@ from core.hardware.profile import HardwareProfile
 from core.messages import Phase, UserError
 from core.models.profile import ModelProfile
 from core.planning import policy
-from core.planning.cost import Found, Machine, Stage, pass_seconds
+from core.planning.cost import Machine, Stage
 from core.planning.demand import Demand, demand
 from core.planning.fronts import ways
 from core.planning.job import Job
-from core.planning.options import Options, tolerance
-from core.planning.search import Memory, search
+from core.planning.options import Options
 from core.plans import Plan
 from core.precision.formats import FORMATS
 
-RUNNERS_UP = 4  # plans to compare the chosen one with
 # Edge of a tile in pixels, as diffusers' autoencoders tile by default.
 TILE = 512
 # Host memory that is left to the system and to everything else.
 HOST_RESERVE_BYTES = 4_000_000_000
 # A component with a smaller share of a model's weights keeps its source precision: packing would free next to nothing.
 _WORTH_PACKING = 0.1
-Known = dict[tuple[int, str, str, bool, int | None], Demand]
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """One choice of formats, folding and tiling with its best residency."""
-
-    formats: dict[str, str]
-    fold: bool
-    tile: int | None
-    demands: tuple[tuple[Demand, ...], ...]
-    stages: tuple[Stage, ...]
-    found: Found
-    loss: float
-
-
-def candidates(job: Job, hardware: HardwareProfile, options: Options, budget: int) -> list[Candidate]:
-    """Every choice of formats that is worth considering, with its best residency."""
-    prepared = []
-    known: Known = {}
-    memories: dict[Machine, Memory] = {}
-    for formats, fold, tile in _choices(job, hardware, options):
-        stages, demands = _stages(job, hardware, options, formats, fold, tile, known)
-        loss = sum(part.loss for part in {part.name: part for row in demands for part in row}.values())
-        machine = machine_of(demands, hardware, options, budget)
-        prepared.append((_bound(stages, machine), loss, formats, fold, tile, stages, demands, machine))
-    prepared.sort(key=lambda entry: entry[0])
-    result: list[Candidate] = []
-    fastest, allowed = math.inf, 1 + tolerance(options.prefer)
-    best: dict[tuple[tuple[str, str], ...], float] = {}  # by formats, and by the formats of what denoises
-    denoisers = {name for name, role in _roles(job.model).items() if role is Phase.DENOISE}
-    for bound, loss, formats, fold, tile, stages, demands, machine in prepared:
-        same, group = tuple(formats.items()), tuple(item for item in formats.items() if item[0] in denoisers)
-        # one plan of each group is wanted for comparison, after it only what could be chosen
-        ceiling = min(best.get(same, math.inf), fastest * allowed if group in best else math.inf)
-        if bound >= ceiling or any(
-            loss >= other.loss and bound >= other.found.expected for other in result if group in best
-        ):
-            continue
-        found = search(
-            stages,
-            machine,
-            job.next,
-            job.warm,
-            job.in_memory,
-            memories.setdefault(machine, Memory()),
-            ceiling,
-            options.keep,
-        )
-        if found is not None:
-            result.append(Candidate(formats, fold, tile, demands, stages, found, loss))
-            fastest = min(fastest, found.expected)
-            best[same] = min(best.get(same, math.inf), found.expected)
-            best[group] = min(best.get(group, math.inf), found.expected)
-    return result
-
-
-def _choices(
+def choices_of(
     job: Job, hardware: HardwareProfile, options: Options
 ) -> Iterator[tuple[dict[str, str], bool, int | None]]:
     """(formats, folding, tile edge). Experts of one class share their format."""
     names = list(job.model.components)
-    roles = _roles(job.model)
+    roles = roles_of(job.model)
     groups: dict[str, list[str]] = {}
     for name in names:
         component = job.model.components[name]
         shared = roles[name] == Phase.DENOISE and not options.formats.get(name)
         groups.setdefault(component.class_name if shared else name, []).append(name)
-    lists = [_formats(job.model, members[0], roles[members[0]], options) for members in groups.values()]
+    parameters = {name: component.parameters for name, component in job.model.components.items()}
+    worth = {name for name in names if parameters[name] >= _WORTH_PACKING * sum(parameters.values())}
+    lists = [_formats(job.model, members[0], roles, options, worth) for members in groups.values()]
     folds = (
         [options.fold]
         if options.fold is not None
@@ -114,63 +59,56 @@ def _choices(
             yield formats, bool(fold), tile
 
 
-def _formats(model: ModelProfile, name: str, role: Phase, options: Options) -> tuple[str, ...]:
+def _formats(
+    model: ModelProfile, name: str, roles: dict[str, Phase], options: Options, worth: set[str]
+) -> tuple[str, ...]:
     fixed = options.formats.get(name)
     if fixed is not None:
         if fixed not in FORMATS:
             raise UserError(f"There is no format called {fixed}; choose one of {', '.join(FORMATS)}.")
         return (fixed,)
-    every = policy.allowed(model.components[name], role.value)
-    parameters = {other: component.parameters for other, component in model.components.items()}
-    worth = parameters[name] >= _WORTH_PACKING * sum(parameters.values())
-    return every if options.packing and worth else every[:1]
+    every = policy.allowed(model.components[name], roles[name].value)
+    return every if options.packing and name in worth else every[:1]
 
 
-def _stages(
-    job: Job,
-    hardware: HardwareProfile,
-    options: Options,
-    formats: dict[str, str],
-    fold: bool,
-    tile: int | None,
-    known: Known | None = None,
-) -> tuple[tuple[Stage, ...], tuple[tuple[Demand, ...], ...]]:
-    """The stages of a choice and the demands in each; `known` remembers demands that choices share."""
-    stages, rows = [], []
-    known = {} if known is None else known
-    for number, need in enumerate(job.model.phases):
-        row = []
-        for name in need.components:
-            folds = fold and need.phase is Phase.DENOISE
-            tiles = tile if need.phase is Phase.DECODE else None
-            key = (number, name, formats[name], folds, tiles)
-            if key not in known:
-                component = job.model.components[name]
-                part = demand(name, component, need, job, hardware, formats[name], fold=folds, tile=tiles)
-                known[key] = msgspec.structs.replace(
-                    part, streams=part.streams and options.streaming, resident_blocks=options.blocks.get(name)
-                )
-            row.append(known[key])
-        overhead = max(part.activation_bytes for part in row) + max(part.scratch_bytes for part in row)
-        encodes = need.phase is Phase.ENCODE
-        folded = sum(part.folded_bytes for part in row)
-        stages.append(Stage(tuple(row), job.passes(need), overhead, encodes, encodes and job.encoded, folded))
-        rows.append(tuple(row))
-    return tuple(stages), tuple(rows)
+class Stages:
+    """The stages of choices; those that choices share are made once."""
+
+    def __init__(self, job: Job, hardware: HardwareProfile, options: Options) -> None:
+        self.job, self.hardware, self.options = job, hardware, options
+        self.demands: dict[tuple[int, str, str, bool, int | None], Demand] = {}
+        self.stages: dict[tuple[int, tuple[str, ...], bool, int | None], Stage] = {}
+
+    def of(self, formats: dict[str, str], fold: bool, tile: int | None) -> tuple[Stage, ...]:
+        """The stages of a choice, in the order of the model's phases."""
+        return tuple([self._stage(number, formats, fold, tile) for number in range(len(self.job.model.phases))])
+
+    def _stage(self, number: int, formats: dict[str, str], fold: bool, tile: int | None) -> Stage:
+        job, need = self.job, self.job.model.phases[number]
+        fold = fold and need.phase is Phase.DENOISE
+        tile = tile if need.phase is Phase.DECODE else None
+        key = (number, tuple([formats[name] for name in need.components]), fold, tile)
+        if key not in self.stages:
+            row = tuple(self._demand(number, name, formats[name], fold, tile) for name in need.components)
+            overhead = max(part.activation_bytes for part in row) + max(part.scratch_bytes for part in row)
+            encodes, folded = need.phase is Phase.ENCODE, sum(part.folded_bytes for part in row)
+            self.stages[key] = Stage(row, job.passes(need), overhead, encodes, encodes and job.encoded, folded)
+        return self.stages[key]
+
+    def _demand(self, number: int, name: str, wanted: str, fold: bool, tile: int | None) -> Demand:
+        key = (number, name, wanted, fold, tile)
+        if key not in self.demands:
+            need, component = self.job.model.phases[number], self.job.model.components[name]
+            part = demand(name, component, need, self.job, self.hardware, wanted, fold=fold, tile=tile)
+            self.demands[key] = msgspec.structs.replace(
+                part,
+                streams=part.streams and self.options.streaming,
+                resident_blocks=self.options.blocks.get(name),
+            )
+        return self.demands[key]
 
 
-def _bound(stages: Sequence[Stage], machine: Machine) -> float:
-    """Seconds that no placement beats: every stage alone on the whole device."""
-    total = 0.0
-    for stage in stages:
-        room = machine.budget - stage.overhead
-        for part in stage.demands:
-            streamed = max(0, part.bytes - room) if stage.passes > 1 else 0
-            total += stage.passes * pass_seconds(part.seconds, streamed, machine.link, 0.0)
-    return total
-
-
-def _roles(model: ModelProfile) -> dict[str, Phase]:
+def roles_of(model: ModelProfile) -> dict[str, Phase]:
     """The phase that each component belongs to: the last one that runs it."""
     return {name: need.phase for need in model.phases for name in need.components}
 
@@ -218,21 +156,34 @@ def demands_of(plan: Plan, job: Job, hardware: HardwareProfile, options: Options
     formats = {component.name: component.format for component in plan.components}
     fold = any(component.folded_bytes for component in plan.components)
     tile = next((phase.tile for phase in plan.phases if phase.tile is not None), None)
-    return _stages(job, hardware, options, formats, fold, tile)[1]
+    return tuple(stage.demands for stage in Stages(job, hardware, options).of(formats, fold, tile))
 
 
 def smallest_budget(job: Job, hardware: HardwareProfile, options: Options) -> int:
     """Device bytes that the leanest plan needs: every phase at its least, with the smallest formats and tiles."""
     least = None
-    for formats, fold, tile in _choices(job, hardware, options):
-        stages, _ = _stages(job, hardware, options, formats, fold, tile)
-        need = 0
+    known = Stages(job, hardware, options)
+    leanest: dict[int, int] = {}  # by identity of stages, which `known` keeps alive
+    for formats, fold, tile in choices_of(job, hardware, options):
+        stages = known.of(formats, fold, tile)
         stay = {part.name: part.bytes for stage in stages for part in stage.demands if options.keep.get(part.name)}
+        need = 0
         for stage in stages:
-            leanest = [min(ways(part), key=lambda way: way.need(options.slots)) for part in stage.demands]
-            slot = max((way.slot for way in leanest), default=0)
+            if id(stage) not in leanest:
+                leanest[id(stage)] = _leanest(stage, options.slots)
             running = {part.name for part in stage.demands}
             others = sum(size for name, size in stay.items() if name not in running)
-            need = max(need, stage.overhead + sum(way.resident for way in leanest) + slot * options.slots + others)
+            need = max(need, leanest[id(stage)] + others)
         least = need if least is None else min(least, need)
     return least or 0
+
+
+def _leanest(stage: Stage, slots: int) -> int:
+    """The fewest bytes that a stage runs in: for each size that its slots may have, every component at its least."""
+    every = [ways(part, 0) for part in stage.demands]
+    needs = []
+    for slot in {way.slot for some in every for way in some}:
+        least = [min((way.resident for way in some if way.slot <= slot), default=None) for some in every]
+        if None not in least:
+            needs.append(sum(size for size in least if size is not None) + slots * slot)
+    return stage.overhead + min(needs)

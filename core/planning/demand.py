@@ -11,11 +11,11 @@ from core.models.profile import (
     PhaseNeed,
     Tensor,
     activation,
-    evaluate,
     tiled_activation,
 )
-from core.planning import policy
+from core.planning import policy, reserve
 from core.planning.job import Job
+from core.planning.roofline import block_seconds
 from core.precision.formats import FORMATS
 
 # Kinds of blocks whose bytes differ by less are counted together (T5's first block also holds the position biases).
@@ -23,6 +23,9 @@ _ALIKE = 0.02
 # diffusers tiles with an overlap of a quarter of an edge (AutoencoderKL.tile_overlap_factor), so each pixel of the
 # inside is decoded 1 / (1 - 0.25)^2 times.
 TILE_OVERLAP = 0.25
+# What sampler, loop and progress take around a step, in a network's operations: 1.6 ms on a processor where one takes
+# 13 microseconds (measured with the starter). On a card the host does it while kernels run.
+_STEP_OPERATIONS = 120
 
 
 class Blocks(msgspec.Struct, frozen=True):
@@ -99,12 +102,13 @@ def demand(
     rest_bytes, away = _held(component.rest, wanted, component.source_format, compute, fold)
     folded += away
     outside = _seconds(component.rest, rest_bytes, wanted, component, variables, hardware, repeat) * job.batch
-    blocks = _together(sizes, counts)
+    blocks = grouped(sizes, counts)
     place = {kind: index for index, part in enumerate(blocks) for kind in part.kinds}
     sequence = tuple((place[kind], each[kind]) for kind, count in component.order for _ in range(count))
     every = [(tensor, 1) for tensor in component.rest.tensors]
     every += [(tensor, count) for kind, count in counts.items() for tensor in component.kinds[kind].tensors]
-    wide = 4 if compute == "F32" or (component.force_upcast and compute == "F16") else 2
+    if hardware.vendor == "cpu" and need.passes == "steps":
+        outside += _STEP_OPERATIONS * hardware.operation_seconds
     pace = job.pace.get(need.label, 1.0)
     outside, sequence = outside * pace, tuple((index, one * pace) for index, one in sequence)
     return Demand(
@@ -118,7 +122,7 @@ def demand(
         seconds=outside + sum(one for _, one in sequence),
         sequence=sequence,
         scratch_bytes=_scratch(every, wanted, component.source_format),
-        activation_bytes=_activation(component, variables, hardware, tile) * job.batch * wide // 2,
+        activation_bytes=_activation(component, need, job, hardware, tile),
         streams=need.phase.value != "decode" and bool(counts) and not hardware.unified,
     )
 
@@ -147,9 +151,9 @@ def _seconds(
     hardware: HardwareProfile,
     repeat: float,
 ) -> float:
-    """Seconds of one block: its operations or its bytes, whichever takes longer, and the decoding of packed tensors."""
-    operations = evaluate(kind.flops, variables) * repeat
-    seconds = max(operations / hardware.rate_of(compute_format(hardware)), size / hardware.memory_bandwidth)
+    """Seconds of one block: its kernels, as often as tiles overlap, and the decoding of packed tensors."""
+    compute = compute_format(hardware)
+    seconds = block_seconds(kind, size, variables, hardware, compute) * repeat
     for name, elements in _packed(kind.tensors, wanted, component.source_format).items():
         seconds += 2 * elements / decode_rate(hardware, name)
     return seconds
@@ -185,16 +189,29 @@ def _scratch(tensors: list[tuple[Tensor, int]], wanted: str, source: str) -> int
 
 
 def _activation(
-    component: ComponentProfile, variables: dict[str, float], hardware: HardwareProfile, tile: int | None
+    component: ComponentProfile, need: PhaseNeed, job: Job, hardware: HardwareProfile, tile: int | None
 ) -> int:
-    """Peak bytes beside the weights at 16 bit, with the attention kernel that this card has."""
-    kernel = "efficient" if {"flash", "efficient"} & set(hardware.attention) else "math"
+    """Peak bytes beside the weights, as the driver counts them.
+
+    An allocator keeps what was freed as long as there is room. Where there is none for all of it, it gives back, and
+    what counts is what is alive at once.
+    """
+    variables, compute, kernel = job.variables(need), compute_format(hardware), reserve.attention_kernel(hardware)
+    width = 4 if compute == "F32" or (component.force_upcast and compute == "F16") else 2
+    alive = activation(component, variables, kernel=kernel)
     if tile is not None:
-        return tiled_activation(component, variables, tile, kernel=kernel)
-    return activation(component, variables, kernel=kernel)
+        alive = tiled_activation(component, variables, tile, kernel=kernel)
+    alive = alive * job.batch * width // 2
+    if not reserve.counted(hardware):
+        return alive
+    element = 4 if compute == "F32" else 2
+    beside = max(alive, reserve.overhead(job, need, hardware, element, tile))
+    held = reserve.weight_bytes(job.model, element)
+    room = hardware.memory_bytes - hardware.context_bytes - hardware.headroom_bytes
+    return beside if held + beside <= room else alive + reserve.slack(job.model, element)
 
 
-def _together(sizes: dict[str, int], counts: dict[str, int]) -> tuple[Blocks, ...]:
+def grouped(sizes: dict[str, int], counts: dict[str, int]) -> tuple[Blocks, ...]:
     """Kinds by falling size, those of about one size as one; a group counts every block at its largest size."""
     groups: list[Blocks] = []
     for kind in sorted(sizes, key=lambda kind: -sizes[kind]):

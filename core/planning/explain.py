@@ -6,11 +6,13 @@ import msgspec
 
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase
+from core.planning import chances
 from core.planning.cost import Found
 from core.planning.job import Job
 from core.planning.policy import sixteen_bit
 from core.plans import Alternative, ComponentPlan, PhasePlan, Plan
 from core.precision.formats import FORMATS
+from core.sizes import in_words
 
 _KINDS = {Phase.ENCODE: "text encoder", Phase.DENOISE: "transformer", Phase.DECODE: "VAE"}
 
@@ -31,6 +33,7 @@ def explain(plan: Plan, alternatives: list[Alternative], job: Job, hardware: Har
     packed = [component for component in plan.components if FORMATS[component.format].packed]
     reasons += [_format(plan, component, job, alternatives) for component in packed]
     reasons += _between(plan, job)
+    reasons += [words] if (words := chances.words(job.next)) else []
     reasons += [
         f"{_kind(phase)} runs in tiles of {phase.tile * job.model.defaults.spatial} pixels: whole it would need more "
         "memory than is left beside what stays warm"
@@ -38,31 +41,26 @@ def explain(plan: Plan, alternatives: list[Alternative], job: Job, hardware: Har
         if phase.tile is not None
     ]
     reasons += [
-        f"{size(component.folded_bytes)} of modulation weights of the {component.name} stay off the device: their "
+        f"{in_words(component.folded_bytes)} of modulation weights of the {component.name} stay off the device: their "
         "outputs depend only on the timestep and the text, and are computed once"
         for component in plan.components
         if component.folded_bytes
     ]
+    if job.exact:
+        reasons.append("what a pass needs beside its weights was counted in a dry run at exactly this size")
     if job.encoded:
         reasons.append("the encoding of this text is cached: no text encoder is needed")
     return reasons
 
 
-def why_not(runner: Found, loss: float, chosen: Found, chosen_loss: float, limit: float) -> str:
-    """Why a plan lost against the chosen one."""
+def why_not(runner: Found, loss: float, chosen: Found, chosen_loss: float) -> str:
+    """Why a plan lost against the chosen one, which has the best quality within the time that the preference allows."""
     slower = runner.expected / chosen.expected - 1
     if loss < chosen_loss:
-        if runner.expected > limit:
-            return f"better quality, but {slower:.0%} slower over this prompt and the next"
-        return f"better quality at {slower:+.0%} time, but it was not asked for"
+        return f"better quality, but {_share(slower)} slower over this prompt and the next"
     if loss > chosen_loss:
-        return f"coarser weights, and only {-slower:.0%} faster" if slower < 0 else "coarser weights and not faster"
-    return f"the same quality, {slower:.0%} slower"
-
-
-def size(count: int) -> str:
-    """Bytes for people, e.g. 4.2 GB (10^9) or 38 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 95e7 else f"{count / 1e6:.0f} MB"
+        return f"coarser weights, and only {_share(-slower)} faster" if slower < 0 else "coarser weights and not faster"
+    return f"the same quality, {_share(slower)} slower"
 
 
 def seconds(value: float) -> str:
@@ -72,14 +70,20 @@ def seconds(value: float) -> str:
     return f"{value:.0f} s" if value >= 20 else f"{value:.1f} s" if value >= 1 else f"{value:.2f} s"
 
 
+def _share(value: float) -> str:
+    if value < 0.001:
+        return "less than 0.1%"
+    return f"{value:.0%}" if value >= 0.01 else f"{value:.1%}"
+
+
 def _residency(plan: Plan, phase: PhasePlan, hardware: HardwareProfile) -> str:
     name = phase.placements[0].component
-    held, activations = size(phase.resident_bytes), size(phase.activation_bytes)
+    held, activations = in_words(phase.resident_bytes), in_words(phase.activation_bytes)
     if not phase.streamed_bytes:
         return f"the whole {name} ({held}) fits beside its activations ({activations}) in {phase.label}"
     rate = hardware.link_rate(pinned=plan.pinned)
     copying, computing = phase.streamed_bytes / rate, phase.placements[0].compute_seconds
-    streams = f"{size(phase.streamed_bytes)} of the {name} stream in every pass and {held} stay"
+    streams = f"{in_words(phase.streamed_bytes)} of the {name} stream in every pass and {held} stay"
     if copying <= computing * 1.02:
         return f"{streams}: copying takes {seconds(copying)} and hides behind {seconds(computing)} of computing"
     pace = f"the link takes {seconds(copying)} a pass and computing {seconds(computing)}"
@@ -91,13 +95,13 @@ def _of_component(plan: Plan, component: ComponentPlan, job: Job, alternatives: 
     if FORMATS[component.format].packed:
         words = _format(plan, component, job, alternatives)
     elif component.format == "F32" and _source(component, job) != "F32":
-        words = f"the {component.name} is held as it computes, in F32 ({size(component.bytes)})"
+        words = f"the {component.name} is held as it computes, in F32 ({in_words(component.bytes)})"
     else:
-        words = f"the {component.name} keeps its source precision, {component.format} ({size(component.bytes)})"
+        words = f"the {component.name} keeps its source precision, {component.format} ({in_words(component.bytes)})"
     if component.kept_bytes == component.bytes:
         return f"{words}; it stays on the device between prompts"
     if component.kept_bytes:
-        return f"{words}; {size(component.kept_bytes)} of it stay on the device between prompts"
+        return f"{words}; {in_words(component.kept_bytes)} of it stay on the device between prompts"
     return f"{words}; it leaves the device after its phase, for what other phases need"
 
 
@@ -108,7 +112,9 @@ def _source(component: ComponentPlan, job: Job) -> str:
 def _format(plan: Plan, component: ComponentPlan, job: Job, alternatives: list[Alternative]) -> str:
     role = next(phase.phase for phase in plan.phases if any(p.component == component.name for p in phase.placements))
     bits = FORMATS[component.format].bits
-    words = f"the {component.name} is held as {component.format} ({size(component.bytes)}, {bits:.1f} bits a weight)"
+    words = (
+        f"the {component.name} is held as {component.format} ({in_words(component.bytes)}, {bits:.1f} bits a weight)"
+    )
     if role is Phase.ENCODE:
         return (
             f"{words} instead of {_source(component, job)}: a text encoder is the safe place to save, and the "
@@ -131,16 +137,16 @@ def _between(plan: Plan, job: Job) -> list[str]:
     gone = [component for component in plan.components if component.kept_bytes < component.bytes]
     words = []
     if not gone:
-        total = size(sum(component.kept_bytes for component in kept))
+        total = in_words(sum(component.kept_bytes for component in kept))
         words.append(f"everything stays on the device between prompts ({total}): the next prompt loads nothing")
     else:
         stays = " and ".join(
-            f"the {c.name} ({size(c.bytes)})"
+            f"the {c.name} ({in_words(c.bytes)})"
             if c.kept_bytes == c.bytes
-            else f"{size(c.kept_bytes)} of the {size(c.bytes)} of the {c.name}"
+            else f"{in_words(c.kept_bytes)} of the {in_words(c.bytes)} of the {c.name}"
             for c in kept
         )
-        leaves = size(sum(component.bytes - component.kept_bytes for component in gone))
+        leaves = in_words(sum(component.bytes - component.kept_bytes for component in gone))
         words.append(
             f"between prompts {stays or 'nothing'} {'stays' if len(kept) < 2 else 'stay'} on the device; {leaves} come "
             "over the link again"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_right
-from collections.abc import Iterable
+from operator import le
 
 import msgspec
 
-from core.planning.demand import Blocks, Demand
+from core.planning.demand import Demand
 
 # Beyond so many combinations of counts the largest blocks are placed first, one by one (a UNet of a dozen sizes).
 _MOST = 4096
@@ -27,10 +26,11 @@ class Way(msgspec.Struct, frozen=True):
         return self.resident + self.slot * slots
 
 
-def ways(demand: Demand) -> list[Way]:
-    """Every way to place a component, by rising resident bytes; the last has everything resident.
+def ways(demand: Demand, most: int = _MOST) -> list[Way]:
+    """Ways to place a component, by rising resident bytes; the last has everything resident.
 
-    A component that does not stream has only that one; where the number of resident blocks is given, the largest are.
+    All of them where they are not more than `most`, else those whose resident blocks are the largest ones. A component
+    that does not stream has only one; so has one of which is given how many blocks are resident: the largest are.
     """
     full = tuple(part.count for part in demand.blocks)
     if not demand.streams:
@@ -41,11 +41,18 @@ def ways(demand: Demand) -> list[Way]:
     total = 1
     for count in full:
         total *= count + 1
-    if total <= _MOST:
-        every: Iterable[tuple[int, ...]] = itertools.product(*(range(count + 1) for count in full))
-    else:
-        every = _chain(full)
-    return sorted((_way(demand, counts) for counts in every), key=lambda way: way.resident)
+    if total > most:
+        return [_way(demand, counts) for counts in _chain(full)]
+    # sizes fall, so a slot is as large as the first size of which not all is resident
+    grown: list[tuple[int, tuple[int, ...], int]] = [(demand.rest_bytes, (), 0)]
+    for part in demand.blocks:
+        size, count = part.bytes, part.count
+        grown = [
+            (resident + number * size, (*counts, number), slot or (size if number < count else 0))
+            for resident, counts, slot in grown
+            for number in range(count + 1)
+        ]
+    return [Way(counts, resident, demand.bytes - resident, slot) for resident, counts, slot in sorted(grown)]
 
 
 class Front(msgspec.Struct, frozen=True):
@@ -59,15 +66,24 @@ class Front(msgspec.Struct, frozen=True):
     sizes: list[int]
     needs: list[int]
 
+    def roomiest(self, room: int, most: int | None = None) -> Way | None:
+        """The way with the most resident bytes, up to `most`, that runs in `room`; None where none does."""
+        index = bisect_right(self.needs, room) - 1
+        if most is not None:
+            index = min(index, bisect_right(self.best, most, key=lambda way: way.resident) - 1)
+        return self.best[index] if index >= 0 else None
+
 
 def front_of(demand: Demand, slots: int) -> Front:
     """The front of a component for a number of slots."""
     every = ways(demand)
     best: list[Way] = []
-    for way in sorted(every, key=lambda way: (way.need(slots), way.streamed)):
-        if not best or way.streamed < best[-1].streamed:
-            best.append(way)
-    return Front(every, best, [way.resident for way in every], [way.need(slots) for way in best])
+    needs: list[int] = []
+    for need, streamed, index in sorted((way.need(slots), way.streamed, index) for index, way in enumerate(every)):
+        if not best or streamed < best[-1].streamed:
+            best.append(every[index])
+            needs.append(need)
+    return Front(every, best, [way.resident for way in every], needs)
 
 
 def within(front: Front, outer: Way, room: int) -> int:
@@ -79,15 +95,30 @@ def within(front: Front, outer: Way, room: int) -> int:
         return outer.resident
     for index in range(bisect_right(front.sizes, room) - 1, -1, -1):
         way = front.every[index]
-        if all(a <= b for a, b in zip(way.counts, outer.counts, strict=True)):
+        if all(map(le, way.counts, outer.counts)):
             return way.resident
     return 0
 
 
+def containing(every: list[Way], slots: int) -> list[Way]:
+    """For each way the one that needs least room while it runs, of those in which the same blocks are resident, too.
+
+    More resident blocks need less room only where they are the last of their size, so that slots shrink.
+    """
+    by_counts, full = {way.counts: way for way in every}, every[-1].counts
+    result = []
+    for way in every:
+        larger = [by_counts.get((*full[:size], *way.counts[size:])) for size in range(1, len(full) + 1)]
+        result.append(min((way, *(other for other in larger if other is not None)), key=lambda each: each.need(slots)))
+    return result
+
+
 def _way(demand: Demand, counts: tuple[int, ...]) -> Way:
-    pairs: list[tuple[Blocks, int]] = list(zip(demand.blocks, counts, strict=True))
-    resident = demand.rest_bytes + sum(part.bytes * count for part, count in pairs)
-    slot = max((part.bytes for part, count in pairs if count < part.count), default=0)
+    resident, slot = demand.rest_bytes, 0
+    for part, count in zip(demand.blocks, counts, strict=True):
+        resident += part.bytes * count
+        if count < part.count:
+            slot = max(slot, part.bytes)
     return Way(counts, resident, demand.bytes - resident, slot)
 
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from core.messages import UserError
 from core.models.profile import ModelProfile, PhaseNeed
 
 # What the next prompt is, until the person's own history says otherwise: most people change words and look again.
-# Assumed; a history of jobs replaces it.
+# Assumed; core.planning.chances has what a history says.
 NEXT_TEXT, NEXT_SEED, NEXT_MODEL = 0.6, 0.3, 0.1
 
 
 class Next(msgspec.Struct, frozen=True):
-    """Chances of what follows this job: other words, the same words with another seed or size, another model."""
+    """Chances of what follows this job: other words, the same words with another seed or size, another model.
+
+    `seen` is how many finished pictures they were counted from; 0 for the stated defaults.
+    """
 
     text: float = NEXT_TEXT
     seed: float = NEXT_SEED
     model: float = NEXT_MODEL
+    seen: int = 0
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A picture, clip or sound to make with a model; every default is filled in.
 
     `encoded` says that the encoding of this text is cached. `warm` counts bytes of each component that lie on the
-    device already, `in_memory` names components whose files are in host memory. `pace` says, by a phase's label, how
-    many times longer than by the profile's rates its passes took before.
+    device already, in the formats of `warm_formats` (where it is not said, in the one that is planned); `in_memory`
+    names components whose files are in host memory. `pace` says, by a phase's label, how many times longer than by the
+    profile's rates its passes took before. `exact` says that the model's activations were run dry at exactly this size.
     """
 
     model: ModelProfile
@@ -38,9 +45,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     text_tokens: int
     encoded: bool = False
     warm: dict[str, int] = {}
+    warm_formats: dict[str, str] = {}
     in_memory: frozenset[str] = frozenset()
     next: Next = Next()
     pace: dict[str, float] = {}
+    exact: bool = False
+
+    def warm_in(self, formats: Mapping[str, str]) -> dict[str, int]:
+        """Bytes of each component that lie on the device in these formats."""
+        known = self.warm_formats
+        return {name: size for name, size in self.warm.items() if known.get(name) in (None, formats.get(name))}
 
     @property
     def guided(self) -> bool:
@@ -84,6 +98,7 @@ def job_of(
     warm: dict[str, int] | None = None,
     in_memory: frozenset[str] = frozenset(),
     pace: dict[str, float] | None = None,
+    following: Next | None = None,
 ) -> Job:
     """A job with the model's own defaults filled in.
 
@@ -104,6 +119,7 @@ def job_of(
         warm=warm or {},
         in_memory=in_memory,
         pace=pace or {},
+        next=following or Next(),
     )
     multiple = limits.size_multiple
     for name, value in (("width", job.width), ("height", job.height)):

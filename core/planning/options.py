@@ -8,12 +8,14 @@ from core.hardware.profile import HardwareProfile
 
 # The preference in the middle takes the best quality within so much of the fastest plan's expected seconds.
 _MIDDLE_TOLERANCE = 0.15
+_UNFELT_SECONDS = 0.1  # "the limit for having the user feel that the system is reacting instantaneously" (Nielsen 1993)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the person or the engine fixes. None leaves it to the planner.
 
     `formats`, `blocks` (how many are resident) and `keep` (stays between phases and jobs, or leaves) are by component.
+    `slots` are device buffers for streamed blocks; with `more_slots` a third one is taken where it is worth it.
     `streaming` and `packing` say what the engine can do; `tiles` is "auto", "off" or an edge in latent positions.
     `prefer` is 0 (fastest) to 1 (best quality).
     """
@@ -21,6 +23,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     prefer: float = 0.5
     formats: dict[str, str] = {}
     slots: int = 2
+    more_slots: bool = True
     fold: bool | None = None
     tiles: str = "auto"
     blocks: dict[str, int] = {}
@@ -31,8 +34,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT = Options()
-# What the engine does today: components whole, in the precision that they compute in, the VAE whole.
-ENGINE = Options(streaming=False, packing=False, fold=False, tiles="off", prefer=0.0)
+# What the engine does today: blocks resident or streamed, packed or not, modulation folded or not, the VAE whole.
+ENGINE = Options(tiles="off")
+
+
+def engine_on(*, own_memory: bool) -> Options:
+    """What the engine does on a device; one that shares the host's memory has nothing to stream, pack or fold."""
+    return ENGINE if own_memory else msgspec.structs.replace(ENGINE, streaming=False, packing=False, fold=False)
 
 
 def budget_of(hardware: HardwareProfile, options: Options = DEFAULT) -> int:
@@ -41,6 +49,13 @@ def budget_of(hardware: HardwareProfile, options: Options = DEFAULT) -> int:
     return hardware.memory_bytes - hardware.context_bytes - headroom
 
 
-def tolerance(prefer: float) -> float:
-    """How much slower than the fastest a better plan may be: 0 at 0, 15 % at 0.5, without limit at 1."""
-    return _MIDDLE_TOLERANCE * prefer / (1 - prefer) if prefer < 1 else float("inf")
+def slowest_good(fastest: float, prefer: float) -> float:
+    """How long a better plan may take, in seconds: at 0 as long as the fastest, at 0.5 15 % longer, at 1 any time.
+
+    What nobody feels is never worth quality, unless speed is all that counts.
+    """
+    if prefer <= 0:
+        return fastest
+    if prefer >= 1:
+        return float("inf")
+    return fastest + max(fastest * _MIDDLE_TOLERANCE * prefer / (1 - prefer), _UNFELT_SECONDS)

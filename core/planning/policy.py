@@ -6,6 +6,9 @@ convolutions 16 bit, embeddings at least Q6_K, modulation at least Q8_0 unless i
 
 from __future__ import annotations
 
+import functools
+import math
+
 from core.models.profile import ComponentProfile, Tensor
 from core.precision.formats import FORMATS, fitting
 
@@ -35,12 +38,17 @@ def allowed(component: ComponentProfile, role: str) -> tuple[str, ...]:
 
 def tensor_format(tensor: Tensor, wanted: str, source: str) -> str:
     """The format of one tensor when its component is held in `wanted`."""
-    if tensor.role in ("keep", "io", "conv") or not FORMATS[wanted].packed:
+    return _format(tensor.role, tensor.shape, wanted, source)
+
+
+@functools.cache  # asked for every tensor of every choice, of which few differ in role and shape
+def _format(role: str, shape: tuple[int, ...], wanted: str, source: str) -> str:
+    if role in ("keep", "io", "conv") or not FORMATS[wanted].packed:
         return sixteen_bit(source) if FORMATS[wanted].packed else wanted
-    least = _FINER.get(tensor.role)
+    least = _FINER.get(role)
     if least is not None and FORMATS[least].bits > FORMATS[wanted].bits:
         wanted = least
-    return fitting(wanted, tensor.shape, sixteen_bit(source))
+    return fitting(wanted, shape, sixteen_bit(source))
 
 
 def loss(tensors: list[tuple[Tensor, int]], wanted: str, source: str, role: str) -> float:
@@ -49,13 +57,10 @@ def loss(tensors: list[tuple[Tensor, int]], wanted: str, source: str, role: str)
     Against the source, so an unquantized component loses nothing. Per-tensor sensitivities replace the mean where they
     have been measured.
     """
-    total, error = 0, 0.0
+    elements: dict[str, int] = {}
     for tensor, count in tensors:
-        elements = count
-        for extent in tensor.shape:
-            elements *= extent
-        total += elements
         name = tensor_format(tensor, wanted, source)
-        if FORMATS[name].bits < FORMATS[sixteen_bit(source)].bits:
-            error += elements * FORMATS[name].rel_rmse ** 2
-    return _WEIGHT.get(role, 1.0) * error / total if total else 0.0
+        elements[name] = elements.get(name, 0) + count * math.prod(tensor.shape)
+    kept = FORMATS[sixteen_bit(source)].bits
+    error = sum(some * FORMATS[name].rel_rmse ** 2 for name, some in elements.items() if FORMATS[name].bits < kept)
+    return _WEIGHT.get(role, 1.0) * error / sum(elements.values()) if elements else 0.0

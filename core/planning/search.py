@@ -1,65 +1,46 @@
 """Finds the best residency for one choice of formats: what each component keeps resident, exactly, block by block.
 
-Three facts make the space small. Weights that run once per job cost the same loaded or streamed, so for a text encoder
-only the bytes that it keeps between jobs count. A byte of a component that runs many times saves a transfer in every
-pass, so it takes all that its own phase leaves it. And a byte kept through other phases costs nothing there but room.
-So it is enough to try every kept size of all components but the largest, and to derive that one's placement. Tests
-compare it with trying everything: equal where blocks are of one size; where a component has several, what is kept of
-it may be one block short of the best mixture.
+A component costs less the more of it is resident while it runs and the more of it is kept; and of the others it sees no
+more than how many bytes they keep. So most components come as a list of offers (core.planning.offers): bytes kept, the
+room that is left to others, seconds. What makes the picture, alone in its phase, is not tried but placed in what the
+others leave: all that fits is resident, since it saves a transfer in every pass, and then stays as far as it can. Wan's
+two experts are placed as a pair (core.planning.experts).
+
+The offers are halved until one is left that nothing else can beat: all in a half cost at least what its fewest seconds
+would with its fewest bytes and its most room. Tests compare the search with trying everything: equal where blocks are
+of one size; where a component has several, what is kept of it may be one block short of the best mixture.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
+import heapq
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from core.planning.cost import Costs, Found, Kept, Machine, Shares, Stage
+from core.planning.experts import Expert, expert_of, pair
 from core.planning.fronts import Front, Way, front_of, within
 from core.planning.job import Next
-
-# A component smaller than this share of the budget is kept whole or not at all.
-_SMALL = 0.125
-# Of a component with more ways than this, those are tried whose resident blocks are the largest ones: a finer choice
-# would move less than a block's bytes.
-_MOST = 100
-
-
-Keep = dict[str, bool]
-"""Components that must stay on the device between phases and jobs, or must not; the others are free."""
+from core.planning.offers import Keep, Offer, merged, offers_of, together
 
 
 class Memory:
-    """What the searches of one planning share, by the identity of demands that the caller keeps alive meanwhile."""
+    """What the searches of one planning share, by the identity of stages and demands, which the caller keeps alive."""
 
-    def __init__(self) -> None:
-        self.fronts: dict[int, Front] = {}
-        self.choices: dict[int, list[tuple[Kept, float]]] = {}
+    def __init__(self, fronts: dict[int, Front] | None = None) -> None:
+        """`fronts` may be shared by machines with as many slots."""
+        self.fronts = {} if fronts is None else fronts
+        self.experts: dict[int, Expert] = {}
+        self.alone: dict[tuple[int, ...], float] = {}
+        self.offers: dict[tuple[int, ...], list[Offer]] = {}
         self.shares: Shares = {}
 
 
-def search(
-    stages: Sequence[Stage],
-    machine: Machine,
-    chances: Next,
-    warm: dict[str, int],
-    in_memory: frozenset[str],
-    memory: Memory | None = None,
-    ceiling: float = math.inf,
-    keep: Keep | None = None,
-) -> Found | None:
-    """The placement with the fewest expected seconds; None where none fits or takes less than `ceiling`.
+class Search:
+    """The search for one choice of formats.
 
     `memory` is shared by searches on one machine whose stages differ only in which demands they hold.
-    """
-    return _Search(stages, machine, chances, warm, in_memory, memory, ceiling, keep).run()
-
-
-class _Search:
-    """One choice of formats.
-
-    A component's cost depends on its own placement alone; only room ties components together.
     """
 
     def __init__(
@@ -70,194 +51,171 @@ class _Search:
         warm: dict[str, int],
         in_memory: frozenset[str],
         memory: Memory | None = None,
-        ceiling: float = math.inf,
         keep: Keep | None = None,
     ) -> None:
-        self.stages, self.machine = stages, machine
+        self.stages, self.machine, self.keep = stages, machine, keep or {}
         self.memory = Memory() if memory is None else memory
         self.costs = Costs(stages, machine, chances, warm, in_memory, self.memory.shares)
-        self.runs, self.demands = self.costs.runs, self.costs.demands
-        # the component whose placement is derived last: the largest of those that make the picture
-        after = [demand for stage in stages if not stage.encodes for demand in stage.demands]
-        self.derived = max(after, key=lambda demand: demand.bytes).name if after else ""
-        self.enumerated = [name for name in self.runs if name != self.derived]
-        self.often = {demand.name for stage in stages if stage.passes > 1 for demand in stage.demands}
-        for demand in self.demands.values():
-            if id(demand) not in self.memory.fronts:
-                self.memory.fronts[id(demand)] = front_of(demand, machine.slots)
-        self.known = {key: self.memory.fronts[id(demand)] for key, demand in self.demands.items()}
-        self.fronts = {key: front.best for key, front in self.known.items()}
-        self.ceiling = ceiling
-        self.keep = keep or {}
-        self.best: tuple[float, dict[tuple[int, str], Kept]] | None = None
+        self.derived = self._derived()
 
     def run(self) -> Found | None:
-        whole = self._whole()
-        if whole is not None:
-            return self.costs.found(whole)
-        choices = [self._choices(name) for name in self.enumerated]
-        least = [min(expected for _, expected in choice) for choice in choices]
-        promising = []
-        for index, (name, choice) in enumerate(zip(self.enumerated, choices, strict=True)):
-            others = sum(least) - least[index]
-            # what this choice would cost if it were the only other component on the device
-            floors = [(pair, others + expected + self._floor(name, pair)) for pair, expected in choice]
-            promising.append(sorted((entry for entry in floors if entry[1] < math.inf), key=lambda entry: entry[1]))
-        for tried in itertools.product(*promising):
-            if all(floor < self.ceiling for _, floor in tried):
-                self._place({name: pair for name, (pair, _) in zip(self.enumerated, tried, strict=True)})
-        return self.costs.found(self.best[1]) if self.best is not None else None
+        """The placement with the fewest expected seconds; None where none fits."""
+        if self._whole is not None:
+            return self._whole
+        heap = [(self.bound, 0, len(self._offers))]
+        while heap[0][0] < math.inf:
+            _, begin, end = heapq.heappop(heap)
+            if end - begin == 1:
+                return self._found(self._offers[begin])
+            middle = (begin + end) // 2
+            heapq.heappush(heap, (self._least(begin, middle), begin, middle))
+            heapq.heappush(heap, (self._least(middle, end), middle, end))
+        return None
 
-    def _floor(self, name: str, pair: Kept) -> float:
-        """The least that the derived component costs beside one choice of another; infinite where it does not fit."""
-        if not self.derived or name in self.often:
-            return 0.0
-        elsewhere = self.machine.budget
-        placed: dict[int, Way] = {}
-        for s, stage in enumerate(self.stages):
-            room = self.machine.budget - stage.overhead
-            room -= pair.way.need(self.machine.slots) if (s, name) in self.demands else pair.kept
-            if (s, self.derived) not in self.demands:
-                elsewhere = min(elsewhere, room)
-                continue
-            last = bisect_right(self.known[s, self.derived].needs, room) - 1
-            if last < 0:
-                return math.inf
-            placed[s] = self.fronts[s, self.derived][last]
-        if elsewhere < 0:
-            return math.inf
-        smallest = min(placed.values(), key=lambda way: way.resident)
-        kept = within(self.known[next(iter(placed)), self.derived], smallest, elsewhere)
-        return self.costs.share(self.derived, placed, kept).expected
+    @functools.cached_property
+    def alone(self) -> float:
+        """Expected seconds that no placement beats, soon known: those of every component alone on the device."""
+        return sum([self._alone(name, runs) for name, runs in self.costs.runs.items()])
 
-    # -- what can be kept -------------------------------------------------------------------------------------------
+    @functools.cached_property
+    def bound(self) -> float:
+        """Expected seconds that no placement beats, nearer to the best; infinite where nothing fits."""
+        if self._whole is not None:
+            return self._whole.expected
+        return self._least(0, len(self._offers)) if self._offers else math.inf
 
-    def _whole(self) -> dict[tuple[int, str], Kept] | None:
+    @functools.cached_property
+    def _whole(self) -> Found | None:
         """Everything resident and kept, where all of it fits together in every stage: nothing can be better."""
-        total = {name: max(self.demands[s, name].bytes for s in runs) for name, runs in self.runs.items()}
-        if any(stage.overhead + sum(total.values()) > self.machine.budget for stage in self.stages):
+        sizes = {name: max(self.costs.demands[s, name].bytes for s in runs) for name, runs in self.costs.runs.items()}
+        if any(stage.overhead + sum(sizes.values()) > self.machine.budget for stage in self.stages):
             return None
-        if any(every[-1].streamed for every in self.fronts.values()) or not all(self.keep.values()):
+        if not all(self.keep.values()):
             return None  # the person wants less on the device than would fit
-        return {(s, name): Kept(every[-1], total[name]) for (s, name), every in self.fronts.items()}
+        placed = {(s, name): self._front(s, name).every[-1] for s, name in self.costs.demands}
+        if any(way.streamed for way in placed.values()):
+            return None
+        return self.costs.found({(s, name): Kept(way, sizes[name]) for (s, name), way in placed.items()})
 
-    def _choices(self, name: str) -> list[tuple[Kept, float]]:
-        """What to try of a component: how it runs and what of it is kept, with its expected seconds.
+    def _alone(self, name: str, runs: list[int]) -> float:
+        parts = {s: self.costs.demands[s, name] for s in runs}
+        key = tuple([id(self.stages[s]) for s in runs] + [id(part) for part in parts.values()])
+        if key not in self.memory.alone:
+            rooms = {s: self.machine.budget - self.stages[s].overhead for s in runs}
+            held = {s: min(part.bytes, rooms[s]) for s, part in parts.items()}
+            placed = {s: Way((), held[s], part.bytes - held[s], 0) for s, part in parts.items()}
+            fits = all((part.rest_bytes if part.streams else part.bytes) <= rooms[s] for s, part in parts.items())
+            kept = min(held.values())
+            self.memory.alone[key] = self.costs.share(name, placed, kept).expected if fits else math.inf
+        return self.memory.alone[key]
 
-        Of one that runs once, whatever is kept is resident, and the rest passes through with the least need of room. Of
-        one that runs often only the kept size counts: how it runs follows from the room. Small ones are kept whole or
-        not at all.
-        """
-        s = self.runs[name][0]
-        remembered = self.memory.choices.get(id(self.demands[s, name]))
-        if remembered is not None:
-            return remembered
-        every, slots = self.known[s, name].every, self.machine.slots
-        leanest = min(every, key=lambda way: way.need(slots))
-        if len(every) > _MOST:
-            every = [way for way in every if _largest_first(way.counts, every[-1].counts)]
-        choices = {0: leanest}
-        if every[-1].resident < self.machine.budget * _SMALL:
-            choices[every[-1].resident] = every[-1]
-        else:
-            by_counts, full = {way.counts: way for way in every}, every[-1].counts
-            for way in every:
-                # more resident blocks need less room only where they are the last of their size, so that slots shrink
-                larger = itertools.product(*({count, most} for count, most in zip(way.counts, full, strict=True)))
-                runs = min((by_counts[c] for c in larger if c in by_counts), key=lambda w: w.need(slots))
-                known = choices.get(way.resident)
-                if known is None or runs.need(slots) < known.need(slots):
-                    choices[way.resident] = runs
-        if name in self.keep:
-            whole = max(choices)
-            choices = {whole: choices[whole]} if self.keep[name] else {0: choices[0]}
-        result = []
-        for kept, way in sorted(choices.items(), reverse=True):
-            expected = 0.0
-            if name not in self.often:
-                expected = self.costs.share(name, dict.fromkeys(self.runs[name], way), kept).expected
-            result.append((Kept(way, kept), expected))
-        self.memory.choices[id(self.demands[s, name])] = result
+    # -- what is tried ----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _offers(self) -> list[Offer]:
+        """Those of all components but the derived ones, by rising bytes."""
+        names = [name for name in self.costs.runs if name not in self.derived]
+        result = [Offer(0, self.machine.budget, 0.0, ())]
+        key: tuple[int, ...] = ()
+        for group in together(names, self.costs.runs):
+            mine = tuple(id(self.costs.demands[s, name]) for name in group for s in self.costs.runs[name])
+            if mine not in self.memory.offers:
+                self.memory.offers[mine] = offers_of(group, self.costs, self.keep)
+            key += mine
+            if key not in self.memory.offers:
+                self.memory.offers[key] = merged(result, self.memory.offers[mine])
+            result = self.memory.offers[key]
         return result
 
-    def _place(self, tried: dict[str, Kept]) -> None:
-        """Note the best placement when the enumerated components keep so much, if it is the best so far."""
-        rooms: list[int] = []
-        placements: dict[tuple[int, str], Kept] = {}
-        own: list[int] = []
-        expected = 0.0
-        for s, stage in enumerate(self.stages):
-            running = [demand.name for demand in stage.demands]
-            room = self.machine.budget - stage.overhead
-            for name, pair in tried.items():
-                if name not in running:
-                    room -= pair.kept
-            slot = 0
-            for name in running:
-                if name == self.derived:
-                    own.append(s)
-                    continue
-                pair = tried[name]
-                if name in self.often:
-                    way = self._roomiest(s, name, room)
-                    if way is None or way.resident < pair.kept:
-                        return
-                    pair = Kept(way, pair.kept)
-                placements[s, name] = pair
-                room -= pair.way.resident
-                slot = max(slot, pair.way.slot)
-            room -= slot * self.machine.slots
-            if room < 0:
-                return
-            rooms.append(room)
-        for name in self.enumerated:
-            placed = {s: placements[s, name].way for s in self.runs[name]}
-            expected += self.costs.share(name, placed, tried[name].kept).expected
-        if not own:
-            self._note(expected, placements)
-        else:
-            self._derive(expected, placements, rooms, own)
+    def _least(self, begin: int, end: int) -> float:
+        """Expected seconds that none of some offers beats; what one offer takes, if it is only one."""
+        some = self._offers[begin:end]
+        seconds = min([offer.seconds for offer in some])
+        room = max([offer.room for offer in some])
+        return seconds + self._rest(some[0].kept, room, exact=len(some) == 1)[0]
 
-    def _note(self, expected: float, placements: dict[tuple[int, str], Kept]) -> None:
-        if expected < self.ceiling - 1e-12:
-            self.best, self.ceiling = (expected, placements), expected
+    def _found(self, offer: Offer) -> Found:
+        placements = dict(offer.picks)
+        _, stays = self._rest(offer.kept, offer.room, exact=True)
+        for name, kept in stays.items():
+            others = offer.kept + sum(stays.values()) - kept
+            placed = self._placed(name, others, kept if self.keep.get(name) else None)
+            assert placed is not None
+            kept = within(self._first(name), _smallest(placed), kept)
+            placements.update({(s, name): Kept(way, kept) for s, way in placed.items()})
+        return self.costs.found(placements)
 
-    def _roomiest(self, s: int, name: str, room: int) -> Way | None:
-        """The best way of what runs often: all that fits, up to where streaming hides behind its compute."""
-        index = bisect_right(self.known[s, name].needs, room) - 1
-        return self.fronts[s, name][min(index, self._bound(s, name))] if index >= 0 else None
+    # -- what is derived --------------------------------------------------------------------------------------------
 
-    def _bound(self, s: int, name: str) -> int:
-        """The first way of the front whose streaming hides behind its compute."""
-        free = self.machine.link * self.demands[s, name].seconds
-        every = self.fronts[s, name]
-        return next((i for i, way in enumerate(every) if way.streamed <= free), len(every) - 1)
+    def _derived(self) -> list[str]:
+        """What is placed in what the others leave, of components that make the picture alone in their phases.
 
-    def _derive(
-        self, expected: float, placements: dict[tuple[int, str], Kept], rooms: list[int], own: list[int]
-    ) -> None:
-        """Place the last component in what the others leave."""
-        name = self.derived
-        elsewhere = min((room for s, room in enumerate(rooms) if s not in own), default=self.machine.budget)
-        chosen: list[Way] = []
-        for s in own:
-            # all that fits: what is resident crosses the link in the first pass either way, and then never again
-            last = bisect_right(self.known[s, name].needs, rooms[s]) - 1
-            if last < 0:
-                return
-            chosen.append(self.fronts[s, name][last])
-        kept = within(self.known[own[0], name], min(chosen, key=lambda way: way.resident), elsewhere)
-        if name in self.keep:
-            if self.keep[name] and kept < min(way.resident for way in chosen):
-                return
-            kept = kept if self.keep[name] else 0
-        total = expected + self.costs.share(name, dict(zip(own, chosen, strict=True)), kept).expected
-        if total < self.ceiling:
-            placed = {(s, name): Kept(way, kept) for s, way in zip(own, chosen, strict=True)}
-            self._note(total, placements | placed)
+        The largest one; and the largest other one that runs often, if both run in one phase only.
+        """
+        alone = [
+            name
+            for name, runs in self.costs.runs.items()
+            if not any(self.stages[s].encodes or len(self.stages[s].demands) > 1 for s in runs)
+        ]
+        alone.sort(key=lambda name: -self.costs.demands[self.costs.runs[name][0], name].bytes)
+        often = [
+            name
+            for name in alone[1:]
+            if len(self.costs.runs[name]) == 1 and self.stages[self.costs.runs[name][0]].passes > 1
+        ]
+        both = alone and len(self.costs.runs[alone[0]]) == 1
+        return alone[:1] + (often[:1] if both else [])
+
+    def _rest(self, others: int, most: int, *, exact: bool) -> tuple[float, dict[str, int]]:
+        """Seconds of the derived components, and what is kept of each, where the others keep so many bytes.
+
+        Args:
+            most: what all derived components together may keep.
+            exact: else a bound that never falls with more `others` or less `most`, as where blocks of several sizes are
+                kept that are not all resident.
+        """
+        if not self.derived:
+            return 0.0, {}
+        name = self.derived[0]
+        if len(self.derived) == 1:
+            placed = self._placed(name, others, most if self.keep.get(name) else None)
+            if placed is None:
+                return math.inf, {}
+            kept, smallest = 0, _smallest(placed)
+            if self.keep.get(name) is not False:
+                outer = smallest if exact else self._first(name).every[-1]
+                kept = within(self._first(name), outer, min(most, smallest.resident))
+            return self.costs.share(name, placed, kept).expected, {name: kept}
+        one, other = ((self.costs.runs[each][0], each) for each in self.derived)
+        rooms = [self.machine.budget - self.stages[s].overhead - others for s, _ in (one, other)]
+        seconds, kept, kept_of_other = pair(self._expert(*one), self._expert(*other), (rooms[0], rooms[1]), most)
+        return seconds, {one[1]: kept, other[1]: kept_of_other}
+
+    def _placed(self, name: str, others: int, most: int | None) -> dict[int, Way] | None:
+        """All that fits in each stage: it crosses the link in the first pass either way, and then never again."""
+        placed = {}
+        for s in self.costs.runs[name]:
+            way = self._front(s, name).roomiest(self.machine.budget - self.stages[s].overhead - others, most)
+            if way is None:
+                return None
+            placed[s] = way
+        return placed
+
+    def _first(self, name: str) -> Front:
+        return self._front(self.costs.runs[name][0], name)
+
+    def _front(self, s: int, name: str) -> Front:
+        demand = self.costs.demands[s, name]
+        if id(demand) not in self.memory.fronts:
+            self.memory.fronts[id(demand)] = front_of(demand, self.machine.slots)
+        return self.memory.fronts[id(demand)]
+
+    def _expert(self, s: int, name: str) -> Expert:
+        key = id(self.costs.demands[s, name])
+        if key not in self.memory.experts:
+            self.memory.experts[key] = expert_of(name, self.costs, self._front(s, name), self.keep.get(name))
+        return self.memory.experts[key]
 
 
-def _largest_first(counts: tuple[int, ...], full: tuple[int, ...]) -> bool:
-    """Whether no smaller block is resident while a larger one is not; sizes fall."""
-    partial = next((i for i, (count, most) in enumerate(zip(counts, full, strict=True)) if count < most), len(full))
-    return not any(counts[partial + 1 :])
+def _smallest(placed: dict[int, Way]) -> Way:
+    return min(placed.values(), key=lambda way: way.resident)

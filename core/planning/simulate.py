@@ -20,7 +20,8 @@ from core.planning.cost import Machine
 from core.planning.demand import Demand
 from core.planning.job import Job
 from core.planning.options import Options
-from core.plans import PhasePlan, Placement, Plan
+from core.planning.passes import streamed_positions
+from core.plans import PhasePlan, Placement, Plan, formats_of
 
 _OWNER = "simulation"
 
@@ -69,30 +70,6 @@ def simulate(
     return Simulation(run.now, tuple(phases), run.peak, run.link_bytes, tuple(run.ledger))
 
 
-def streamed_positions(blocks: Sequence[int], resident: Sequence[int], *, spread: bool) -> list[bool]:
-    """Which blocks of a pass are streamed, in execution order.
-
-    Args:
-        blocks: for each block in execution order the index of its size.
-        resident: how many blocks of each size are resident.
-        spread: whether streamed blocks lie evenly among resident ones, or all at the end.
-    """
-    counts: dict[int, int] = {}
-    for size in blocks:
-        counts[size] = counts.get(size, 0) + 1
-    seen = dict.fromkeys(counts, 0)
-    result = []
-    for size in blocks:
-        index, count = seen[size], counts[size]
-        streamed = count - resident[size]
-        seen[size] += 1
-        if spread:
-            result.append((index + 1) * streamed // count > index * streamed // count)
-        else:
-            result.append(index >= resident[size])
-    return result
-
-
 class _Simulator:
     def __init__(self, plan: Plan, job: Job, hardware: HardwareProfile, machine: Machine, behaviour: Behaviour) -> None:
         self.plan, self.job, self.behaviour = plan, job, behaviour
@@ -103,11 +80,12 @@ class _Simulator:
         self.contention = hardware.contention
         self.link_counts = not hardware.unified
         self.now = 0.0
-        self.held: dict[str, int] = {name: size for name, size in job.warm.items() if size}
+        warm = job.warm_in(formats_of(plan))
+        self.held: dict[str, int] = {name: size for name, size in warm.items() if size}
         self.peak = sum(self.held.values())
         self.link_bytes = 0
         self.ledger: list[LedgerRecord] = []
-        self.formats = {component.name: component.format for component in plan.components}
+        self.formats = formats_of(plan)
 
     # -- one phase --------------------------------------------------------------------------------------------------
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase, UserError
-from core.planning.choices import RUNNERS_UP, Candidate, candidates, machine_of, pins, smallest_budget
-from core.planning.cost import Machine, pass_seconds
+from core.planning.choices import machine_of, pins, smallest_budget
+from core.planning.cost import Machine
+from core.planning.decide import Candidate, decide
 from core.planning.demand import compute_format
 from core.planning.explain import explained, why_not
 from core.planning.job import Job
-from core.planning.options import DEFAULT, Options, budget_of, tolerance
+from core.planning.options import DEFAULT, Options, budget_of
+from core.planning.slots import settled
 from core.plans import Alternative, ComponentPlan, PhasePlan, Placement, Plan
 from core.precision.formats import FORMATS
+from core.sizes import in_words
+
+# Plans to compare the chosen one with.
+_RUNNERS_UP = 5
 
 
 def solve(
@@ -25,36 +31,31 @@ def solve(
     budget = budget_of(hardware, options) if budget is None else budget
     if budget <= 0:
         raise UserError(
-            f"Nothing is left of {hardware.memory_bytes / 1e9:.1f} GB after headroom and the driver's own memory; "
+            f"Nothing is left of {in_words(hardware.memory_bytes)} after headroom and the driver's own memory; "
             "give a smaller --headroom or a larger --vram."
         )
     if not 0 <= options.prefer <= 1:
         raise UserError(f"A preference of {options.prefer:g} is not possible; give 0 (fastest) to 1 (best quality).")
-    found = candidates(job, hardware, options, budget)
-    if not found:
+    decision = decide(job, hardware, options, budget)
+    if decision is None:
         smallest = smallest_budget(job, hardware, options)
         raise UserError(
-            f"{job.model.name} at {job.width}x{job.height} needs at least {smallest / 1e9:.1f} GB of device memory and "
-            f"{budget / 1e9:.1f} GB may be used; use a smaller size, close other programs or give more with --vram."
+            f"{job.model.name} at {job.width}x{job.height} needs at least {in_words(smallest)} of device memory and "
+            f"{in_words(budget)} may be used; use a smaller size, close other programs or give more with --vram."
         )
-    fastest = min(candidate.found.expected for candidate in found)
-    limit = fastest * (1 + tolerance(options.prefer))
-    chosen = min(
-        (candidate for candidate in found if candidate.found.expected <= limit * (1 + 1e-9)),
-        key=lambda candidate: (candidate.loss, candidate.found.expected),
-    )
-    plan = _plan(chosen, job, hardware, options, budget)
-    best_first = sorted(found, key=lambda candidate: candidate.found.expected)
-    runners = _runners_up(best_first, chosen)
-    alternatives = [_alternative(runner, chosen, job, hardware, options, budget, limit) for runner in runners]
+    plan = _plan(decision.chosen, job, hardware, options, budget)
+    best = sorted(decision.runners, key=lambda candidate: candidate.loss)[:_RUNNERS_UP]
+    alternatives = [_alternative(runner, decision.chosen, job, hardware, options, budget) for runner in best]
     return explained(plan, alternatives, job, hardware), alternatives
 
 
 def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Options, budget: int) -> Plan:
-    machine = machine_of(chosen.demands, hardware, options, budget)
-    phases = tuple(_phase(s, chosen, job, machine) for s in range(len(chosen.stages)))
-    parts = {part.name: part for row in chosen.demands for part in row}
-    kept = {name: placed.kept for (_, name), placed in chosen.found.placements.items()}
+    machine = machine_of([stage.demands for stage in chosen.stages], hardware, options, budget)
+    phases = tuple(_phase(s, chosen, job, machine, options) for s in range(len(chosen.stages)))
+    parts = {part.name: part for stage in chosen.stages for part in stage.demands}
+    kept: dict[str, int] = {}
+    for placement in (placement for phase in phases for placement in phase.placements):
+        kept[placement.component] = min(placement.kept_bytes, kept.get(placement.component, placement.kept_bytes))
     components = tuple(
         ComponentPlan(
             name=name,
@@ -66,13 +67,13 @@ def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Optio
         )
         for name, part in parts.items()
     )
-    link_bytes = 0
+    link_bytes, warm = 0, job.warm_in({part.name: part.format for part in parts.values()})
     if not hardware.unified:
         for s, stage in enumerate(chosen.stages):
             for part in stage.demands:
                 way = chosen.found.placements[s, part.name].way
                 if not stage.skipped:
-                    had = min(job.warm.get(part.name, 0), kept[part.name])
+                    had = min(warm.get(part.name, 0), kept[part.name])
                     link_bytes += max(0, part.bytes - had) + (stage.passes - 1) * way.streamed + part.folded_bytes
     return Plan(
         model=job.model.name,
@@ -96,14 +97,23 @@ def _held(name: str, hardware: HardwareProfile) -> str:
     return compute if compute == "F32" and not FORMATS[name].packed else name
 
 
-def _phase(s: int, chosen: Candidate, job: Job, machine: Machine) -> PhasePlan:
+def _phase(s: int, chosen: Candidate, job: Job, machine: Machine, options: Options) -> PhasePlan:
     need, stage, found = job.model.phases[s], chosen.stages[s], chosen.found
-    placements = []
-    slot = 0
+    running = {part.name for part in stage.demands}
+    others = {name: placed.kept for (_, name), placed in found.placements.items() if name not in running}
+    activation = max(part.activation_bytes for part in stage.demands)
+    scratch = max(part.scratch_bytes for part in stage.demands)
+    ways = [found.placements[s, part.name].way for part in stage.demands]
+    slot = max(way.slot for way in ways)
+    rest = sum(others.values()) + activation + scratch
+    room = machine.budget - rest - sum(way.resident for way in ways) - machine.slots * slot
+    # components that run together share slots, and each is short: only what runs often alone has its number chosen
+    free = options.more_slots and len(ways) == 1 and stage.passes > 1
+    placements, slots = [], machine.slots if slot else 0
     for part in stage.demands:
         placed = found.placements[s, part.name]
-        way = placed.way
-        slot = max(slot, way.slot)
+        way, count, one_pass = settled(part, placed.way, machine, room, free=free)
+        slots = max(slots, count) if slot else 0
         placements.append(
             Placement(
                 component=part.name,
@@ -112,19 +122,14 @@ def _phase(s: int, chosen: Candidate, job: Job, machine: Machine) -> PhasePlan:
                 resident_bytes=way.resident,
                 streamed_bytes=way.streamed,
                 slot_bytes=way.slot,
-                kept_bytes=placed.kept,
+                kept_bytes=min(placed.kept, way.resident),
                 compute_seconds=part.seconds,
-                pass_seconds=pass_seconds(part.seconds, way.streamed, machine.link, machine.contention),
+                pass_seconds=one_pass,
             )
         )
-    running = {part.name for part in stage.demands}
-    others = {name: placed.kept for (_, name), placed in found.placements.items() if name not in running}
     passes, steps = stage.passes, job.steps_of(need)
     one = sum(placement.pass_seconds for placement in placements)
     load, again = found.loads[s]
-    activation = max(part.activation_bytes for part in stage.demands)
-    scratch = max(part.scratch_bytes for part in stage.demands)
-    slots = machine.slots if slot else 0
     resident = sum(placement.resident_bytes for placement in placements)
     return PhasePlan(
         phase=need.phase,
@@ -146,33 +151,8 @@ def _phase(s: int, chosen: Candidate, job: Job, machine: Machine) -> PhasePlan:
     )
 
 
-def _runners_up(best_first: list[Candidate], chosen: Candidate) -> list[Candidate]:
-    """The next plans: for each other format of what denoises the fastest plan, then other formats of the rest."""
-    roles = {part.name for stage in chosen.stages if stage.passes > 1 for part in stage.demands}
-
-    def key(candidate: Candidate) -> tuple[str, ...]:
-        return tuple(name for component, name in candidate.formats.items() if component in roles)
-
-    seen, result = {key(chosen)}, []
-    for candidate in best_first:
-        if key(candidate) not in seen:
-            seen.add(key(candidate))
-            result.append(candidate)
-    same = [
-        candidate for candidate in best_first if candidate.formats != chosen.formats and key(candidate) == key(chosen)
-    ]
-    result += [next(iter(same))] if same else []
-    return sorted(result, key=lambda candidate: candidate.loss)[: RUNNERS_UP + 1]
-
-
 def _alternative(
-    runner: Candidate,
-    chosen: Candidate,
-    job: Job,
-    hardware: HardwareProfile,
-    options: Options,
-    budget: int,
-    limit: float,
+    runner: Candidate, chosen: Candidate, job: Job, hardware: HardwareProfile, options: Options, budget: int
 ) -> Alternative:
     plan = _plan(runner, job, hardware, options, budget)
     return Alternative(
@@ -182,5 +162,5 @@ def _alternative(
         expected_seconds=plan.expected_seconds,
         peak_bytes=plan.peak_bytes,
         loss=plan.loss,
-        why_not=why_not(runner.found, runner.loss, chosen.found, chosen.loss, limit),
+        why_not=why_not(runner.found, runner.loss, chosen.found, chosen.loss),
     )

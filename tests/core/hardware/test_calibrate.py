@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from core.commands import calibrate as command
-from core.hardware import calibrate, calibrate_files, calibrate_link
+from core.hardware import calibrate, calibrate_files, calibrate_link, kept
 from core.hardware.accelerator import TorchAccelerator
 from core.hardware.calibrate import load_or_measure, measure
 from core.hardware.calibrate_decoders import Decoder, eager
@@ -281,3 +281,20 @@ def test_the_command_measures_the_cpu(home: Path, capsys: pytest.CaptureFixture[
 def test_the_command_refuses_what_cannot_be() -> None:
     with pytest.raises(UserError, match="can only be emulated"):
         command.calibrate(accelerator="cpu", gpu=None, vram_bytes=1, link_rate=None, force=False, as_json=False)
+
+
+def test_a_processor_is_measured_in_passing_and_that_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = TorchAccelerator("cpu", "CPU")
+    found = calibrate.known(processor)
+    assert absurdity(found) == ""
+    assert not found.calibrated  # disk and decoders were not
+    assert found.vendor == "cpu"
+    for field in ("matmul_rate", "function_rate", "operation_seconds", "launch_seconds"):
+        assert found.sources[field].startswith("measured")
+    monkeypatch.setattr(calibrate, "_measure_network", None)
+    assert calibrate.known(processor) == found
+
+    for file in kept.folder().iterdir():
+        file.write_bytes(b"{")
+    monkeypatch.undo()
+    assert calibrate.known(processor).function_rate > 0  # a damaged file is measured again

@@ -12,6 +12,7 @@ from torch import nn
 
 from core.engine import InProcessEngine
 from core.engine.client import Client
+from core.generation.weights import in_memory
 from core.hardware.accelerator import TorchAccelerator
 from core.hardware.emulated import EmulatedAccelerator
 from core.hardware.emulated_card import EmulatedCard
@@ -19,7 +20,7 @@ from core.hardware.interface import Accelerator
 from core.library.queue import JobQueue
 from core.messages import ErrorKind, Event, Failed, LedgerRecord, Request, Result
 from core.residency.ledger import Ledger
-from core.residency.warm import WarmCache
+from core.residency.warm import Opened, Want, WarmCache
 from tests.events import result_of, wait_for
 
 MIB = 2**20
@@ -88,28 +89,31 @@ def test_a_component_that_left_is_poison_until_it_is_held_again() -> None:
     layer = nn.Linear(8, 4).requires_grad_(False)
     rows = torch.ones(2, 8)
     expected = layer(rows)
+    opened = Opened(layer, "F32", in_memory(layer))
 
     def hold() -> AbstractContextManager[Mapping[str, nn.Module]]:
         return cache.hold(
             "id",
             "model",
-            ["vae"],
-            lambda name: layer,
-            sizes={"vae": 144},
+            [Want("vae", "F32")],
+            lambda name, wanted: opened,
+            sizes={"vae": 512},
+            kept={"vae": None},
             owner="job",
-            keep={"vae"},
             budget_bytes=20 * MIB,
         )
 
     for round_trip in (1, 2):
         with hold() as held:
             assert torch.equal(held["vae"](rows), expected)
-        assert cache.link_bytes == 144 * round_trip
-        assert card.held_bytes() == {"vae": 144}
+        assert cache.link_bytes == 512 * round_trip  # weight and bias, each in 256 bytes
+        assert card.held_bytes() == {"vae": 512}
         cache.evict_all("job", "to see what is left")
         assert layer(rows).isnan().all()
         assert card.held_bytes() == {}
         assert card.memory() == (32 * MIB, 30 * MIB)
+    cache.drop_model("id", "job", "to have the layer back")
+    assert torch.equal(layer(rows), expected)
     card.close()
 
 
@@ -126,11 +130,12 @@ def test_memory_that_another_program_takes_is_an_error_of_the_users_too(start: C
     """The plan says that it fits; the driver says that it does not."""
     card = emulated(64 * MIB)
     card.budget_bytes = lambda held_bytes=0, headroom_bytes=None: 60 * MIB  # type: ignore[method-assign]
-    card.occupy(50 * MIB)
+    card.occupy(40 * MIB)
     engine = start(card)
     request = Request(prompt="a red house", model="starter", seed=1, steps=1, draft=True)
     engine.submit(request)
     failed = wait_for(engine, Failed)
     assert failed.kind is ErrorKind.USER
     assert "does not fit" in failed.sentence
-    assert set(card.held_bytes()) == {"text_encoder"}  # nothing is left of the half of the next that came in
+    assert "transformer" in failed.sentence
+    assert not set(card.held_bytes()) - {"text_encoder", "text_encoder_2"}  # nothing is left of the half that came in

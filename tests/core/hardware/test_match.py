@@ -59,7 +59,8 @@ def best(found: Machine) -> HardwareProfile:
         (gpu("10de:2d04", 16 * GIB), "rtx-5060-ti-16gb"),
         (gpu("10de:2504:a1", 12 * GIB), "rtx-3060"),
         (gpu("10de:ffff", 24 * GIB, name="NVIDIA GeForce RTX 4090"), "rtx-4090"),
-        (gpu("10de:2520", 6 * GIB, name="NVIDIA GeForce RTX 3060 Laptop GPU"), ""),
+        (gpu("10de:2520", 6 * GIB, name="NVIDIA GeForce RTX 3060 Laptop GPU"), "rtx-3060-laptop"),
+        (gpu("10de:1f95", 4 * GIB, name="NVIDIA GeForce GTX 1650 Ti"), ""),
         (gpu("8086:e20b:00"), "arc-b580"),
         (gpu("8086:9a49"), ""),
         (Gpu("Apple", 0, 32 * GIB, vendor_id=0x106B, name="Apple M2 Max"), "apple-m2-max"),
@@ -117,9 +118,9 @@ def test_the_card_counts_beside_the_processors_graphics() -> None:
 
 
 def test_a_card_that_nobody_described_has_no_profile() -> None:
-    assert best_profile(with_gpus(gpu("10de:2520", 6 * GIB))) is None
+    assert best_profile(with_gpus(gpu("10de:1f95", 4 * GIB))) is None
     assert best_profile(with_gpus(gpu("1002:731f", 8 * GIB))) is None
-    assert best(with_gpus(gpu("10de:2520", 6 * GIB), gpu("10de:2504", 12 * GIB))).name == "rtx-3060"
+    assert best(with_gpus(gpu("10de:1f95", 4 * GIB), gpu("10de:2504", 12 * GIB))).name == "rtx-3060"
 
 
 def test_shared_memory_of_amd_is_what_the_driver_reaches() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,8 +40,10 @@ def test_the_fingerprint_follows_the_files(flux: Path, tiny: Tiny) -> None:
     assert before == read_folder(tiny("flux")).fingerprint
     weights = flux / "vae" / "diffusion_pytorch_model.safetensors"
     data = weights.read_bytes()
-    for damage in (data[:-4] + b"\1\2\3\4", data + b"\0"):
-        weights.write_bytes(damage)
+    (length,) = struct.unpack("<Q", data[:8])
+    spaced = struct.pack("<Q", length + 1) + data[8 : 8 + length] + b" " + data[8 + length :]
+    for changed in (data[:-4] + b"\1\2\3\4", spaced):
+        weights.write_bytes(changed)
         assert read_folder(flux).fingerprint != before
     weights.write_bytes(data)
     assert read_folder(flux).fingerprint == before

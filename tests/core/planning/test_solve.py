@@ -15,7 +15,8 @@ from core.models import profile as models
 from core.planning.choices import smallest_budget
 from core.planning.job import job_of
 from core.planning.options import Options, budget_of
-from core.planning.simulate import Behaviour, simulate, streamed_positions
+from core.planning.passes import streamed_positions
+from core.planning.simulate import Behaviour, simulate
 from core.planning.solve import solve
 from core.precision.formats import FORMATS
 
