@@ -18,7 +18,7 @@ from PySide6.QtCore import QObject, Qt, QThread, Signal
 
 from app.shelf import PAGE, Page
 from core import folders
-from core.messages import EngineStopped, Event, Finished, Preview, Progress, Request, Result, UserError
+from core.messages import AS_PLANNED, EngineStopped, Event, Finished, How, Preview, Progress, Request, Result, UserError
 
 if TYPE_CHECKING:
     from core.library.index import Library
@@ -40,7 +40,7 @@ class EngineFace(Protocol):
     def submit(self, request: Request) -> None: ...
     def cancel(self, request_id: str) -> None: ...
     def retry(self, request_id: str) -> None: ...
-    def warm_up(self, model: str) -> None: ...
+    def warm_up(self, model: str, how: How) -> None: ...
     def next_event(self, timeout: float | None = None) -> Event | None: ...
     def restart(self) -> None: ...
     def close(self) -> None: ...
@@ -104,9 +104,9 @@ class EngineBridge(QObject):
         """Take a result out of the history; its file stays."""
         self._commands.put(lambda desk: desk.library.remove(result_id))
 
-    def warm_up(self, model: str) -> None:
-        """Ask the engine to load a model now."""
-        self._commands.put(lambda desk: desk.client.warm_up(model))
+    def warm_up(self, model: str, how: How = AS_PLANNED) -> None:
+        """Ask the engine to load a model now, to be used as `how` says."""
+        self._commands.put(lambda desk: desk.client.warm_up(model, how))
 
     def restart(self) -> None:
         """Start the engine again after it gave up, or the threads after they could not begin."""

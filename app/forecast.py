@@ -6,7 +6,7 @@ The planner is read when first asked, after the first frame.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import msgspec
 
 from app import formatting
 from app.outline import OTHERS, Outline, from_simulation
-from core.messages import ResidencyError, UserError
+from core.messages import How, ResidencyError, UserError
 
 if TYPE_CHECKING:
     from core.hardware.profile import HardwareProfile
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from core.planning.job import Job
     from core.planning.options import Options
 
-MIDDLE = 0.5
 GB = 2**30  # cards are sold by these
 # What lies there and what a plan counts may differ by a few bytes of padding; so much of it is all of it.
 _ALL = 0.97
@@ -35,7 +34,8 @@ class Wish:
     """What to plan. None leaves a value to the model or to the card; an empty card is this machine.
 
     `warm` counts bytes on the device already and `loaded` names components whose files are in host memory. `runs`
-    counts pictures and warm-ups: each teaches how long the next will take.
+    counts pictures and warm-ups: each teaches how long the next will take. `told` is what the engine measured of this
+    machine (core.hardware.told) and `budget_bytes` what it may use; without them the window's own reading counts.
     """
 
     model: str
@@ -43,22 +43,27 @@ class Wish:
     height: int | None = None
     steps: int | None = None
     guidance: float | None = None
-    prefer: float = MIDDLE
+    how: How = field(default=How(), hash=False)  # it holds dictionaries
     card: str = ""
     memory_bytes: int | None = None
     warm: tuple[tuple[str, int], ...] = ()
     loaded: frozenset[str] = frozenset()
     runs: int = 0
+    told: bytes = b""
+    budget_bytes: int | None = None
 
     @property
     def here(self) -> bool:
         """Whether it is what the engine would do, and no "what if"."""
-        return not self.card and self.memory_bytes is None and self.prefer == MIDDLE
+        return not self.card and self.memory_bytes is None
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A plan over time, or one sentence why there is none. `known` is false where the model has no profile."""
+    """A plan over time, or one sentence why there is none. `known` is false where the model has no profile.
+
+    `settled` says that no other plan was to be considered, whatever is preferred.
+    """
 
     wish: Wish
     model: str = ""
@@ -66,6 +71,7 @@ class Forecast:
     outline: Outline | None = None
     sentence: str = ""
     known: bool = True
+    settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,15 +136,20 @@ def article(title: str) -> str:
 
 def _planned(wish: Wish) -> Forecast:
     from core.models import profile
+    from core.planning import chances
+    from core.planning.how import options_of
     from core.planning.job import job_of
-    from core.planning.options import ENGINE, Options
+    from core.planning.options import DEFAULT, engine_on
     from core.planning.simulate import simulate
     from core.planning.solve import solve
 
     model = profile.load(wish.model)
     hardware = _hardware(wish)
     warm = {name: size for name, size in wish.warm if name in model.components}
-    options = ENGINE if wish.here else Options(prefer=wish.prefer)
+    options = options_of(
+        wish.how, model, hardware, engine_on(own_memory=not hardware.unified) if wish.here else DEFAULT
+    )
+    budget = _budget(wish, hardware)
     job = job_of(
         model,
         width=wish.width,
@@ -148,17 +159,18 @@ def _planned(wish: Wish) -> Forecast:
         warm=warm,
         in_memory=frozenset(wish.loaded & model.components.keys()),
         pace=_pace(wish, model, hardware) if wish.here else None,
+        following=chances.of_this_user(),
     )
     named = Forecast(wish, model=model.title, card=_named(hardware, wish))
     try:
-        plan, _ = solve(job, hardware, options)
+        plan, others = solve(job, hardware, options, budget)
     except UserError as error:
-        return replace(named, sentence=_too_large(job, hardware, options) or str(error))
+        return replace(named, sentence=_too_large(job, hardware, options, budget) or str(error))
     # what lies there may be in another format than the plan's; more than the plan's bytes cannot be of use
     sizes = {component.name: component.bytes for component in plan.components}
     warm = {name: sizes[name] if size > _ALL * sizes[name] else size for name, size in warm.items()}
     simulation = simulate(plan, msgspec.structs.replace(job, warm=warm), hardware, options)
-    return replace(named, outline=from_simulation(plan, simulation, warm))
+    return replace(named, outline=from_simulation(plan, simulation, warm), settled=not others)
 
 
 def _pace(wish: Wish, model: ModelProfile, hardware: HardwareProfile) -> dict[str, float]:
@@ -184,8 +196,9 @@ def _named(hardware: HardwareProfile, wish: Wish) -> str:
 
 def _hardware(wish: Wish) -> HardwareProfile:
     from core.hardware import profile
+    from core.hardware.told import heard
 
-    hardware = profile.load(wish.card) if wish.card else this_machine()
+    hardware = profile.load(wish.card) if wish.card else heard(wish.told) or this_machine()
     if hardware is None:
         raise UserError("This machine's graphics card is not known; choose a similar one under What if.")
     if wish.memory_bytes is None:
@@ -198,12 +211,20 @@ def _hardware(wish: Wish) -> HardwareProfile:
     )
 
 
-def _too_large(job: Job, hardware: HardwareProfile, options: Options) -> str:
+def _budget(wish: Wish, hardware: HardwareProfile) -> int | None:
+    """What the engine says that it may use; None leaves it to the profile."""
+    if not wish.here or wish.budget_bytes is None:
+        return None
+    wanted = wish.how.headroom_bytes
+    return wish.budget_bytes if wanted is None else wish.budget_bytes + hardware.headroom_bytes - wanted
+
+
+def _too_large(job: Job, hardware: HardwareProfile, options: Options, budget: int | None) -> str:
     """The sentence for a picture that does not fit; empty where that is not the trouble."""
     from core.planning.choices import smallest_budget
     from core.planning.options import budget_of
 
-    least, budget = smallest_budget(job, hardware, options), budget_of(hardware, options)
+    least, budget = smallest_budget(job, hardware, options), budget_of(hardware, options) if budget is None else budget
     if least <= budget:
         return ""
     return (

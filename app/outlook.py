@@ -10,7 +10,7 @@ from app.outline import Outline, from_plan
 from app.runs import Run, Runs, measured_frame
 from app.settings import Settings
 from app.view import View, WhatIf
-from core.messages import Request
+from core.messages import How, Request
 from core.models.info import Defaults
 from core.plans import Plan
 
@@ -31,13 +31,14 @@ class Outlook:
         asked, run = self.what_if, self.runs.current
         if asked:
             model = asked.model or settings.model
-            wish = _wish(settings.request(), defaults) if model == settings.model else Wish(model)
-            wish = replace(wish, card=asked.card, memory_bytes=asked.memory_bytes, prefer=asked.prefer)
-            return wish if asked.card or asked.model or asked.memory_bytes is not None else self._with_memory(wish)
+            prefer = How(prefer=settings.how.prefer)  # what else is fixed is about the components of the model above
+            wish = _wish(settings.request(), defaults) if model == settings.model else Wish(model, how=prefer)
+            return self._here(replace(wish, card=asked.card, memory_bytes=asked.memory_bytes))
         if run is None:
             return self._with_memory(_wish(settings.request(), defaults))
         if run.plan is None and run.outline is None:
-            return replace(_wish(run.request, defaults), warm=usable(run.held), loaded=self.runs.loaded(settings.model))
+            wish = replace(_wish(run.request, defaults), warm=usable(run.held))
+            return self._here(replace(wish, loaded=self.runs.loaded(settings.model)))
         return None
 
     def view(self, settings: Settings, defaults: Defaults) -> View:
@@ -67,6 +68,7 @@ class Outlook:
             summary=plan_words.expected(made.outline) if made.outline is not None else "",
             sentence=made.sentence or ("" if made.outline else plan_words.unknown(made.model)),
             resident_bytes=resident,
+            settled=made.settled,
         )
 
     def _of_run(self, run: Run, resident: int) -> View | None:
@@ -88,6 +90,7 @@ class Outlook:
             if run.result is not None
             else plan_words.running(outline, resident),
             resident_bytes=resident,
+            settled=self.forecast is not None and self._made_for(run) and self.forecast.settled,
         )
 
     def _outline_of(self, plan: Plan, run: Run) -> Outline:
@@ -101,18 +104,25 @@ class Outlook:
         assert self.forecast is not None
         wish, request = self.forecast.wish, run.request
         pairs = ((wish.width, request.width), (wish.height, request.height), (wish.steps, request.steps))
-        return wish.here and wish.model == request.model and all(None in pair or pair[0] == pair[1] for pair in pairs)
+        same = (wish.model, wish.how) == (request.model, request.how)
+        return wish.here and same and all(None in pair or pair[0] == pair[1] for pair in pairs)
 
     def _with_memory(self, wish: Wish) -> Wish:
         held = usable(self.runs.held(wish.model))
-        return replace(wish, warm=held, loaded=self.runs.loaded(wish.model), runs=self.runs.taught)
+        wish = replace(wish, warm=held, loaded=self.runs.loaded(wish.model), runs=self.runs.taught)
+        return self._here(wish)
+
+    def _here(self, wish: Wish) -> Wish:
+        """With what the engine said of this machine, where it is this one that is planned for."""
+        return wish if wish.card else replace(wish, told=self.runs.hardware, budget_bytes=self.runs.budget_bytes)
 
     @staticmethod
     def _same(request: Request, settings: Settings, defaults: Defaults) -> bool:
         """Whether a request was for what the settings ask for, as far as its plan goes; unknown values agree."""
         mine, theirs = _wish(settings.request(), defaults), _wish(request, defaults)
         pairs = ((mine.width, theirs.width), (mine.height, theirs.height), (mine.steps, theirs.steps))
-        return mine.model == theirs.model and all(None in pair or pair[0] == pair[1] for pair in pairs)
+        same = (mine.model, mine.how) == (theirs.model, theirs.how)
+        return same and all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def _wish(request: Request, defaults: Defaults) -> Wish:
@@ -122,6 +132,7 @@ def _wish(request: Request, defaults: Defaults) -> Wish:
         request.height or defaults.height,
         request.steps or defaults.steps,
         request.guidance if request.guidance is not None else defaults.guidance,
+        request.how,
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from app import formatting
-from app.forecast import MIDDLE, Forecast, article
+from app.forecast import Forecast, article
 from app.formatting import seconds, size
 from app.outline import ACTIVATIONS, OTHERS, SLOTS, Layers, Outline, Span
 from app.view import View
-from core.messages import Phase, Result
+from core.messages import How, Phase, Result
 from core.plans import ComponentPlan, PhasePlan, Placement, Plan
 
 # Below this share of what this prompt takes, what the next one takes is worth saying.
@@ -59,10 +59,7 @@ def what_if(made: Forecast, *, other_model: bool) -> str:
     where = f"on {article(card)} {card}" if wish.card else "here"
     if not wish.card and wish.memory_bytes is not None:
         where += f" with {size_of_card(wish.memory_bytes)}"
-    words = f"As it would be {where}{f', with {made.model}' if other_model else ''}"
-    if wish.prefer != MIDDLE:
-        words += ", made for speed" if wish.prefer < MIDDLE else ", made for quality"
-    return words
+    return f"As it would be {where}{f', with {made.model}' if other_model else ''}"
 
 
 def size_of_card(count: int) -> str:
@@ -75,8 +72,8 @@ def unknown(model: str) -> str:
     return f"The plan of {model} appears here once the engine has planned it: make a draft or a picture."
 
 
-def effect(outline: Outline) -> str:
-    """What the choice between speed and quality comes to."""
+def effect(outline: Outline, *, settled: bool = False) -> str:
+    """What the choice between speed and quality comes to; `settled` where it comes to the same at both ends."""
     plan = outline.plan
     if plan is None:
         return ""
@@ -85,7 +82,25 @@ def effect(outline: Outline) -> str:
         quality = "as published"
     else:
         quality = f"rounded by {rounding:.1f} %" if rounding >= 0.05 else "hardly rounded"
-    return f"{_times(outline, plan, 'next')} · {quality}"
+    words = f"{_times(outline, plan, 'next')} · {quality}"
+    return f"{words}, however you choose" if settled else words
+
+
+def fixed(how: How) -> str:
+    """What a request leaves not to the planner, but for speed or quality; empty where that is nothing."""
+    words = [f"{_spoken(name)} as {wanted}" for name, wanted in how.formats.items()]
+    words += [
+        f"{value} blocks of the {_spoken(name)} resident" if value.isdigit() else f"{_spoken(name)} {value}"
+        for name, value in how.residency.items()
+    ]
+    words += [f"{how.slots} slots"] if how.slots is not None else []
+    words += [] if how.tile == "auto" else ["no tiles" if how.tile == "off" else f"tiles of {how.tile} pixels"]
+    words += [] if how.fold else ["modulation not folded"]
+    words += [f"offloaded by “{how.offload}”"] if how.offload else []
+    words += [f"{size(how.headroom_bytes)} left to others"] if how.headroom_bytes is not None else []
+    words += [] if how.cache else ["encodings not kept"]
+    words += [] if how.estimate == "formula" else ["activations run dry"]
+    return ", ".join(words)
 
 
 def reasons(plan: Plan) -> list[str]:
@@ -209,10 +224,14 @@ def _placed(placement: Placement) -> str:
 def _sentence(reason: str, plan: Plan) -> str:
     """A reason of the planner's, with components called as everywhere in the window."""
     for known in sorted(plan.components, key=lambda component: -len(component.name)):
-        spoken = formatting.component(known.name)
-        spoken = spoken if spoken.isupper() or spoken == "UNet" else spoken[:1].lower() + spoken[1:]
-        reason = re.sub(rf"\b{re.escape(known.name)}\b", spoken, reason)
+        reason = re.sub(rf"\b{re.escape(known.name)}\b", _spoken(known.name), reason)
     return _capital(reason.rstrip(".")) + "."
+
+
+def _spoken(name: str) -> str:
+    """A component's name inside of a sentence."""
+    spoken = formatting.component(name)
+    return spoken if spoken.isupper() or spoken == "UNet" else spoken[:1].lower() + spoken[1:]
 
 
 def _capital(text: str) -> str:

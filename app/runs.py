@@ -18,6 +18,7 @@ from core.messages import (
     Phase,
     Planned,
     Progress,
+    Ready,
     Request,
     Result,
     SetAside,
@@ -32,6 +33,8 @@ _PLANNED = (Phase.ENCODE, Phase.DENOISE, Phase.DECODE)
 _NEARLY = 0.97
 _SHORTEST = 1e-6
 _REMEMBERED = 16
+# Free memory always moves a little; a budget that differs by less is the same.
+_SAME_BUDGET = 0.02
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Runs:
         self.last: Run | None = None
         self.taught = 0  # runs that taught the planner how long things take
         self.planned: list[tuple[Request, Plan]] = []  # the engine's own, newest first
+        self.hardware = b""  # what the engine measured, as core.hardware.told has it
+        self.budget_bytes: int | None = None  # what it may use of the device, as it said last
         self._started: Request | None = None
 
     def take(self, event: Event) -> bool:
@@ -85,6 +90,8 @@ class Runs:
                 self._held = {}
                 self.current = None
                 return True
+            case Ready():
+                self.hardware, self.budget_bytes = event.hardware, event.budget_bytes
             case Started():
                 self._start(event)
             case Planned():
@@ -142,6 +149,9 @@ class Runs:
             return
         others = [entry for entry in self.planned if entry[0].id != event.id]
         self.planned = [(request, event.plan), *others[: _REMEMBERED - 1]]
+        budget, known = event.plan.budget_bytes, self.budget_bytes
+        if known is not None and request.how.headroom_bytes is None and abs(budget - known) > _SAME_BUDGET * known:
+            self.budget_bytes = budget
         if self.current is not None and self.current.request.id == event.id:
             self.current.plan = event.plan
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from core import folders
-from core.messages import Request
+from core.messages import How, Request
 
 SIZE_STEP = 16
 LARGEST_SIZE = 4096
@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
     width: int | None = None
     height: int | None = None
     live: bool = True
+    how: How = How()
 
     def request(self, *, draft: bool = False, draft_steps: int | None = None) -> Request:
         """The request that these settings ask for."""
@@ -40,6 +41,7 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
             width=self.width,
             height=self.height,
             draft=draft,
+            how=self.how,
         )
 
     def take(self, request: Request) -> None:
@@ -51,6 +53,15 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.steps = request.steps
         self.guidance = request.guidance
         self.width, self.height = request.width, request.height
+        self.how = request.how
+
+    def prefer(self, preference: float) -> None:
+        """Choose between speed (0) and quality (1)."""
+        self.how = msgspec.structs.replace(self.how, prefer=preference)
+
+    def free(self) -> None:
+        """Leave all but that choice to the planner again."""
+        self.how = How(prefer=self.how.prefer)
 
 
 class Session(msgspec.Struct, kw_only=True, omit_defaults=True):

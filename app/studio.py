@@ -11,6 +11,7 @@ from app.drafting import Drafting
 from app.foresight import Foresight
 from app.models import Models
 from app.pictures import PictureActions
+from app.preference import Preference
 from app.present import present
 from app.queueing import JobActions
 from app.settings import Session, write_session
@@ -36,6 +37,7 @@ class Studio(QObject):
         self._show_session()
         self.drafting = Drafting(window.prompt, bridge, session, models, self)
         self.choice = ModelChoice(window, self.settings, models, self)
+        self.preference = Preference(window.precision, self.settings, self)
         self.foresight = Foresight(window, self.state, self.settings, models, self)
         self.jobs = JobActions(window, bridge, self.state, self._refresh, self)
         self.pictures = PictureActions(window, self.say)
@@ -173,7 +175,7 @@ class Studio(QObject):
         self.window.prompt.set_vocabulary(Vocabulary(self.models.vocabulary))
         self.state.warming()
         self._refresh(self.state.model_changed())
-        self.bridge.warm_up(name)
+        self.bridge.warm_up(name, self.settings.how)
         self.drafting.taken_over()
 
     def _model_chosen(self) -> None:
@@ -221,6 +223,7 @@ class Studio(QObject):
         if self._about_model is not None and self.state.notice is self._about_model:
             self._refresh(self.state.dismiss())  # it was about another picture
         self.window.options.show_settings(self.settings)
+        self.preference.show()
         self.window.prompt.edit.set_text(self.settings.prompt)
         self._collect()
         self._show_expected()
@@ -290,6 +293,8 @@ class Studio(QObject):
         window.prompt.drafts.switched.connect(self._drafts_switched)
         window.prompt.drafts.wanted.connect(self._draft_now)
         window.options.changed.connect(self._changed)
+        for settled in (self._saving.start, self.foresight.changed):
+            self.preference.changed.connect(settled)
         window.options.said.connect(lambda text: self._tell(text, error=False))
         window.options.lock.toggled.connect(lambda _: self._saving.start())
         window.canvas.example_chosen.connect(self._example)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.forecast import MIDDLE
 from app.outline import Layers, Outline
 from app.runs import Run
 from core.messages import Result
@@ -18,7 +17,6 @@ class WhatIf:
     model: str = ""
     card: str = ""
     memory_bytes: int | None = None
-    prefer: float = MIDDLE
 
     def __bool__(self) -> bool:
         return self != WhatIf()
@@ -29,7 +27,7 @@ class View:
     """What the residency panels show. `sentence` stands in the chart's place where there is no outline.
 
     `now` is the present moment on the time axis while a picture is made. `what_if` says in words that it is none of
-    what the engine will do.
+    what the engine will do. `settled` says that speed and quality are not to be chosen between: there is one plan.
     """
 
     outline: Outline | None = None
@@ -40,6 +38,7 @@ class View:
     summary: str = ""
     sentence: str = ""
     resident_bytes: int = 0
+    settled: bool = False
 
     @property
     def plan(self) -> Plan | None:

@@ -11,7 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from core import __version__, folders
-from core.commands.arguments import Device, add_device, add_planning, number, pixels, whole_number
+from core.commands.arguments import (
+    Device,
+    add_device,
+    add_how,
+    add_planning,
+    how_of,
+    number,
+    pixels,
+    whole_number,
+)
+from core.commands.bench import add_streaming
+from core.commands.convert_arguments import add_convert
 from core.messages import ErrorKind, ResidencyError, UserError
 
 _EXIT = {ErrorKind.USER: 2, ErrorKind.MODEL_FILE: 2, ErrorKind.INTERNAL: 1}
@@ -45,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--size", type=pixels, metavar="WxH", help="pixels (default: the model's)")
     generate.add_argument("--out", metavar="FILE", help="the PNG to write (default: in the pictures folder)")
     add_device(generate)
+    add_how(generate)
     generate.add_argument("--show", action="store_true", help="show the picture in the terminal")
     generate.add_argument("--json", action="store_true", help="print one JSON object about the result")
     generate.set_defaults(run=_generate)
@@ -64,6 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--json", action="store_true", help="print one JSON object")
     calibrate.set_defaults(run=_calibrate)
 
+    bench = commands.add_parser("bench", help="what the streamer reaches against what no streamer can beat")
+    kinds = bench.add_subparsers(dest="kind", required=True, parser_class=_Parser, metavar="streaming")
+    streaming = kinds.add_parser("streaming", help="a network larger than its memory on an emulated card")
+    add_streaming(streaming)
+    streaming.set_defaults(run=_bench_streaming)
+
     doctor = commands.add_parser("doctor", help="what this machine is, and what to do about what is wrong")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.set_defaults(run=_doctor)
@@ -72,6 +90,10 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", metavar="FILE")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
     inspect.set_defaults(run=_inspect)
+
+    convert = commands.add_parser("convert", help="a model's weights in smaller formats, in one GGUF file")
+    add_convert(convert)
+    convert.set_defaults(run=_convert)
 
     models = commands.add_parser("models", help="known models")
     actions = models.add_subparsers(dest="action", required=True, parser_class=_Parser, metavar="list|add|remove")
@@ -134,6 +156,7 @@ def _generate(options: argparse.Namespace) -> int:
         height=height,
         out=options.out,
         device=Device(options.accelerator, options.gpu, options.vram, options.link),
+        how=how_of(options),
         show=options.show,
         as_json=options.json,
     )
@@ -164,6 +187,12 @@ def _calibrate(options: argparse.Namespace) -> int:
     )
 
 
+def _bench_streaming(options: argparse.Namespace) -> int:
+    from core.commands.bench import streaming
+
+    return streaming(options)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from core.commands.doctor import doctor
 
@@ -174,6 +203,25 @@ def _inspect(options: argparse.Namespace) -> int:
     from core.commands.inspect import inspect
 
     return inspect(folders.user_path(options.file), as_json=options.json)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from core.engine.libraries import prepare
+
+    prepare()
+    from core.commands.convert import Conversion, convert
+
+    asked = Conversion(
+        sources=tuple(folders.user_path(source) for source in options.sources),
+        out=folders.user_path(options.out),
+        format=options.format or "",
+        rmse=options.rmse,
+        target_bytes=options.target_size,
+        fit=options.fit or "",
+        keep=tuple(options.keep),
+        report=folders.user_path(options.report) if options.report else None,
+    )
+    return convert(asked, as_json=options.json)
 
 
 def _models_list(options: argparse.Namespace) -> int:

@@ -46,6 +46,34 @@ def new_id() -> str:
     return os.urandom(6).hex()
 
 
+OFFLOAD = ("none", "encoder", "phases", "aggressive", "stream")  # other programs' words for what leaves the device
+ESTIMATES = ("formula", "dryrun")
+
+
+class How(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a person wants a request to run; what is left out is the planner's to choose.
+
+    `formats` and `residency` are by component: a format's name, and `resident`, `streamed` or how many blocks are to be
+    resident. `tile` is auto, off or a tile's edge in pixels. `offload` is one of OFFLOAD, or empty. Without `cache` the
+    text's encoding is neither read from disk nor kept there. `estimate` is one of ESTIMATES: the bytes of activations
+    come from a fitted formula, or from a dry run at exactly this size.
+    """
+
+    prefer: float = 0.5  # 0: the fastest plan, 1: the best weights
+    formats: dict[str, str] = {}
+    residency: dict[str, str] = {}
+    slots: int | None = None
+    tile: str = "auto"
+    fold: bool = True
+    offload: str = ""
+    headroom_bytes: int | None = None
+    cache: bool = True
+    estimate: str = "formula"
+
+
+AS_PLANNED = How()
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a person asked for. `None` means: the model's own default.
 
@@ -64,6 +92,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     height: int | None = None
     draft: bool = False
     out: str = ""
+    how: How = AS_PLANNED
 
 
 # -- commands: client to worker -------------------------------------------------------------------------------------
@@ -82,9 +111,10 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
 
 
 class WarmUp(msgspec.Struct, frozen=True, tag=True):
-    """Load a model while nobody waits for it, so that the first picture comes sooner."""
+    """Load a model while nobody waits for it, so that the first picture, made as `how` says, comes sooner."""
 
     model: str
+    how: How = AS_PLANNED
 
 
 Command = Submit | Cancel | WarmUp
@@ -94,13 +124,19 @@ Command = Submit | Cancel | WarmUp
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The engine is up. `accelerator` is cpu, cuda, xpu or mps; `device` its name for people."""
+    """The engine is up. `accelerator` is cpu, cuda, xpu or mps; `device` its name for people.
+
+    `hardware` is the profile that it plans with, as core.hardware.told writes it (empty: not told); `budget_bytes` is
+    what weights and activations may use now, by its own count.
+    """
 
     accelerator: str
     device: str
     torch: str
     total_bytes: int
     free_bytes: int
+    hardware: bytes = b""
+    budget_bytes: int | None = None
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
@@ -163,7 +199,10 @@ class LedgerRecord(msgspec.Struct, frozen=True, tag=True):
 
 
 class ComponentUse(msgspec.Struct, frozen=True, kw_only=True):
-    """What one component was in a run: its format, its bytes as stored on the device, and its peak."""
+    """What one component was in a run: its format, its bytes as stored on the device, and its peak.
+
+    `folded_bytes` are those of modulation weights, which were off the device while it ran.
+    """
 
     format: str
     bytes: int
@@ -215,6 +254,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     reasons: list[str] = []
     versions: dict[str, str] = {}
     created: str = ""
+    how: How = AS_PLANNED
 
     def request(self) -> Request:
         """The request that would make it again."""
@@ -227,6 +267,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
             guidance=self.guidance,
             width=self.width,
             height=self.height,
+            how=self.how,
         )
 
 

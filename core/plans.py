@@ -123,6 +123,11 @@ class Alternative(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str
 
 
+def formats_of(plan: Plan) -> dict[str, str]:
+    """The format of each component."""
+    return {component.name: component.format for component in plan.components}
+
+
 def computing_seconds(phase: PhasePlan) -> float:
     """Seconds of a step for what has steps, else of the phase, without its loading: what one run can tell the next."""
     return phase.step_seconds if phase.phase is Phase.DENOISE else phase.seconds - phase.load_seconds

@@ -15,6 +15,7 @@ from app.widgets.component_table import Line, Table
 from app.widgets.controls import ElidedLabel, label, row
 from app.widgets.sentences import Sentences
 from app.widgets.whatif import WhatIfControls
+from core.messages import How
 from core.plans import ComponentPlan
 
 _NOTCHES = 20
@@ -25,6 +26,8 @@ class PrecisionPanel(QFrame):
     """Hidden until something is known of the model."""
 
     what_if_changed = Signal(object)  # WhatIf
+    preferred = Signal(float)  # 0: speed, 1: quality
+    freed = Signal()  # the planner is to choose all that was fixed
     why_opened = Signal(bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -38,6 +41,9 @@ class PrecisionPanel(QFrame):
         self._now = label("", "small")
         self._effect = ElidedLabel("", "small")
         self._balance = QWidget()
+        self._fixed = QWidget()
+        self._fixed_words = label("", "small")
+        self.free = QPushButton("Let the planner choose")
         self._reasons = Sentences()
         self._prepare()
         self._lay_out()
@@ -58,10 +64,16 @@ class PrecisionPanel(QFrame):
         self.controls.show_choices(cards, models)
 
     def choose(self, wanted: WhatIf) -> None:
-        """Show a choice; nothing counts as changed."""
-        with QSignalBlocker(self.slider):
-            self.slider.setValue(round(wanted.prefer * _NOTCHES))
+        """Show a choice of "what if"; nothing counts as changed."""
         self.controls.choose(wanted)
+
+    def show_how(self, how: How) -> None:
+        """Show what the person fixed; nothing counts as changed."""
+        with QSignalBlocker(self.slider):
+            self.slider.setValue(round(how.prefer * _NOTCHES))
+        words = plan_words.fixed(how)
+        self._fixed_words.setText(f"As with the picture: {words}")
+        self._fixed.setVisible(bool(words))
 
     def show_view(self, view: View, state: StudioState) -> None:
         """Show the plan's components; without a plan those that the engine has told of."""
@@ -70,7 +82,7 @@ class PrecisionPanel(QFrame):
         self._now.setText(f"{formatting.size(view.resident_bytes)} now" if view.resident_bytes else "")
         self._now.setToolTip(f"{formatting.size(view.resident_bytes)} {where} now")
         plan = view.plan
-        self._effect.setText(plan_words.effect(view.outline) if view.outline is not None else "")
+        self._effect.setText(plan_words.effect(view.outline, settled=view.settled) if view.outline is not None else "")
         reasons = plan_words.reasons(plan) if plan is not None else []
         self._reasons.show_sentences(reasons)
         self._balance.setVisible(plan is not None or bool(view.what_if))
@@ -84,16 +96,24 @@ class PrecisionPanel(QFrame):
         self.slider.setPageStep(_NOTCHES // 4)
         self.slider.setAccessibleName("Speed or quality")
         self.slider.setToolTip(
-            formatting.tooltip("Left: the fastest plan. Right: the best weights, however long it takes.")
+            formatting.tooltip(
+                "Left: the fastest plan. Right: the best weights, however long it takes. It counts from the next "
+                "picture on."
+            )
         )
+        self._fixed_words.setWordWrap(True)
+        self.free.setProperty("role", "quiet")
+        self.free.setToolTip(formatting.tooltip("These were chosen with the picture whose settings were taken over."))
+        self.free.clicked.connect(self.freed)
+        self._fixed.hide()
         self.controls.hide()
         self._reasons.hide()
         for button, part in ((self.what_if, self.controls), (self.why, self._reasons)):
             button.toggled.connect(part.setVisible)
             button.toggled.connect(self._redraw)
         self.why.toggled.connect(self.why_opened)
-        self.slider.valueChanged.connect(self._tell)
-        self.controls.changed.connect(self._tell)
+        self.slider.valueChanged.connect(lambda value: self.preferred.emit(value / _NOTCHES))
+        self.controls.changed.connect(lambda: self.what_if_changed.emit(self.controls.chosen()))
         theme().changed.connect(self._redraw)
         self._redraw()
 
@@ -107,20 +127,23 @@ class PrecisionPanel(QFrame):
         balance.setSpacing(6)
         balance.addLayout(sides)
         balance.addWidget(self._effect)
+        fixed = QVBoxLayout(self._fixed)
+        fixed.setContentsMargins(0, 2, 0, 0)
+        fixed.setSpacing(0)
+        fixed.addWidget(self._fixed_words)
+        fixed.addWidget(self.free, alignment=Qt.AlignmentFlag.AlignLeft)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(16, 12, 16, 10)
         layout.setSpacing(6)
         layout.addLayout(head)
         layout.addWidget(self.table)
         layout.addWidget(self._balance)
+        layout.addWidget(self._fixed)
         more = row(self.what_if, self.why, spacing=16)
         more.addStretch(1)
         layout.addLayout(more)
         layout.addWidget(self.controls)
         layout.addWidget(self._reasons)
-
-    def _tell(self) -> None:
-        self.what_if_changed.emit(self.controls.chosen(self.slider.value() / _NOTCHES))
 
     def _redraw(self) -> None:
         for button in (self.what_if, self.why):

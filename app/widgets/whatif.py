@@ -87,10 +87,10 @@ class WhatIfControls(QWidget):
         self._fill_memory()
         self._show_starts()
 
-    def chosen(self, prefer: float) -> WhatIf:
-        """What is chosen, with a preference that is chosen elsewhere."""
+    def chosen(self) -> WhatIf:
+        """What is chosen."""
         memory = self.memory.currentData()
-        return WhatIf(self.model.currentData() or "", self.card.currentData() or "", memory or None, prefer)
+        return WhatIf(self.model.currentData() or "", self.card.currentData() or "", memory or None)
 
     def choose(self, wanted: WhatIf) -> None:
         """Show a choice; nothing counts as changed."""

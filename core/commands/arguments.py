@@ -7,19 +7,16 @@ import math
 import re
 from typing import NamedTuple
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+from core import sizes
+from core.messages import ESTIMATES, OFFLOAD, How
 
 
 def byte_size(text: str) -> int:
     """Bytes from `12GB` (10^9), `12GiB`, `900MB` or a plain number, as argparse wants it."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match.group(2).upper() not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text} is not a size such as 12GB, 12GiB or 900MB")
-    value = float(match.group(1)) * _UNITS[match.group(2).upper()]
-    if not math.isfinite(value) or value >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is more than any machine has")
-    return int(value)
+    try:
+        return sizes.byte_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def byte_rate(text: str) -> float:
@@ -98,22 +95,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", type=byte_rate, metavar="RATE", help="link of the emulated card, e.g. 2GB/s")
 
 
-def add_planning(parser: argparse.ArgumentParser) -> None:
-    """The request and the machine of `plan` and `simulate`."""
-    parser.add_argument("--model", default="starter", metavar="NAME|PATH", help="a known model, here or not yet")
-    parser.add_argument(
-        "--gpu", metavar="PROFILE", help="a card by name, a profile's file, or `list` (default: this one)"
-    )
-    parser.add_argument("--vram", type=byte_size, metavar="SIZE", help="memory of the card, e.g. 12GB")
-    parser.add_argument("--headroom", type=byte_size, metavar="SIZE", help="memory to leave to others")
-    parser.add_argument("--link", type=byte_rate, metavar="RATE", help="from host memory to the card, e.g. 12GB/s")
-    parser.add_argument("--ram", type=byte_size, metavar="SIZE", help="host memory")
-    parser.add_argument("--size", type=pixels, metavar="WxH", help="pixels (default: the model's)")
-    parser.add_argument("--frames", type=whole_number, help="frames of a clip")
-    parser.add_argument("--steps", type=whole_number, help="sampling steps (default: the model's)")
-    parser.add_argument("--guidance", type=number, help="how closely to follow the prompt (default: the model's)")
-    parser.add_argument("--batch", type=whole_number, default=1, help="pictures at once")
+def add_how(parser: argparse.ArgumentParser) -> None:
+    """How to run: what a person fixes about the plan (core.messages.How)."""
     parser.add_argument("--prefer", type=share, default=0.5, metavar="0..1", help="0 fastest, 1 best quality")
+    parser.add_argument("--headroom", type=byte_size, metavar="SIZE", help="device memory to leave to others")
     parser.add_argument(
         "--format", type=component_format, action="append", default=[], metavar="COMPONENT=TYPE", help="fix a format"
     )
@@ -127,12 +112,53 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--offload",
-        choices=("none", "encoder", "phases", "aggressive", "stream"),
+        choices=OFFLOAD,
         help="other programs' words: nothing leaves, encoders leave, each phase's components leave, or blocks stream",
     )
     parser.add_argument("--slots", type=whole_number, help="buffers for streamed blocks")
     parser.add_argument("--tile", default="auto", metavar="auto|off|SIZE", help="tiles of the VAE, in pixels")
     parser.add_argument("--no-fold", action="store_true", help="keep modulation weights on the device")
+    parser.add_argument("--no-cache", action="store_true", help="neither read nor keep the text's encoding on disk")
+    parser.add_argument(
+        "--estimate",
+        choices=ESTIMATES,
+        default=ESTIMATES[0],
+        help="bytes of activations: by the fitted formula, or by a dry run at exactly this size",
+    )
+
+
+def how_of(options: argparse.Namespace) -> How:
+    """What the options of `add_how` say."""
+    return How(
+        prefer=options.prefer,
+        formats=dict(options.format),
+        residency=dict(options.residency),
+        slots=options.slots,
+        tile=options.tile,
+        fold=not options.no_fold,
+        offload=options.offload or "",
+        headroom_bytes=options.headroom,
+        cache=not options.no_cache,
+        estimate=options.estimate,
+    )
+
+
+def add_planning(parser: argparse.ArgumentParser) -> None:
+    """The request and the machine of `plan` and `simulate`."""
+    parser.add_argument("--model", default="starter", metavar="NAME|PATH", help="a known model, here or not yet")
+    parser.add_argument("--accelerator", default="auto", metavar="auto|cpu|cuda|xpu|mps|emulated")
+    parser.add_argument(
+        "--gpu", metavar="PROFILE", help="a card by name, a profile's file, or `list` (default: this one)"
+    )
+    parser.add_argument("--vram", type=byte_size, metavar="SIZE", help="memory of the card, e.g. 12GB")
+    parser.add_argument("--link", type=byte_rate, metavar="RATE", help="from host memory to the card, e.g. 12GB/s")
+    parser.add_argument("--ram", type=byte_size, metavar="SIZE", help="host memory")
+    parser.add_argument("--size", type=pixels, metavar="WxH", help="pixels (default: the model's)")
+    parser.add_argument("--frames", type=whole_number, help="frames of a clip")
+    parser.add_argument("--steps", type=whole_number, help="sampling steps (default: the model's)")
+    parser.add_argument("--guidance", type=number, help="how closely to follow the prompt (default: the model's)")
+    parser.add_argument("--batch", type=whole_number, default=1, help="pictures at once")
+    add_how(parser)
     parser.add_argument("--encoded", action="store_true", help="the text's encoding is cached")
     parser.add_argument("--chart", metavar="FILE.svg", help="write the residency chart")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -22,6 +22,7 @@ from core.messages import (
     Event,
     Failed,
     Finished,
+    How,
     ModelFileError,
     Phase,
     Progress,
@@ -61,6 +62,7 @@ def generate(
     height: int | None,
     out: str | None,
     device: Device,
+    how: How,
     show: bool,
     as_json: bool,
 ) -> int:
@@ -74,6 +76,7 @@ def generate(
         guidance=guidance,
         width=width,
         height=height,
+        how=how,
     )
     if importlib.util.find_spec("torch") is None:
         raise UserError("The engine is not installed; install it with `pip install residency-studio[engine]`.")
@@ -108,8 +111,14 @@ def _check_early(request: Request) -> None:
     """Refuse what can be refused before torch is imported, which takes seconds."""
     from core.models import catalogue
     from core.models.check import resolve
+    from core.models.local import profile_of
+    from core.planning.how import options_of
+    from core.planning.options import ENGINE
 
-    resolve(request, catalogue.find(request.model))
+    info = catalogue.find(request.model)
+    resolve(request, info)
+    if request.how != How() and (profile := profile_of(info)) is not None:
+        options_of(request.how, profile, able=ENGINE)  # of a model that is like none known, the engine finds out
 
 
 def _run(request: Request, device: Device, bar: ProgressBar) -> Result:

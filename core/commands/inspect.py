@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from core.messages import ModelFileError, UserError
+from core.models.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from core.models.folder import read_folder
-from core.models.headers import read_header
+from core.models.gguf_header import LongArray, Value
+
+_SHOWN = 60  # characters of a metadata value in the table
 
 
 def inspect(path: Path, *, as_json: bool) -> int:
     """Print components with tensors, parameters and bytes by type. Raises UserError for a path that is no model."""
     if not path.exists():
-        raise UserError(f"{path} does not exist; give a model folder or a .safetensors file.")
-    report = _folder(path) if path.is_dir() else _file(path)
+        raise UserError(f"{path} does not exist; give a model folder, a .safetensors or a .gguf file.")
+    report = _folder(path) if (path / "model_index.json").is_file() else _file(path)
     if as_json:
         print(json.dumps(report))
         return 0
     print(f"{report['kind']}: {report['family'] or 'unknown family'}")
     for name, component in report["components"].items():
-        types = ", ".join(f"{kind} {count / 1e6:.1f} MB" for kind, count in component["types"].items())
-        print(f"  {name:18} {component['parameters'] / 1e6:9.2f} M parameters  {types}")
+        types = ", ".join(f"{kind} {_size(count)}" for kind, count in component["types"].items())
+        print(
+            f"  {name:18} {component['tensors']:5} tensors {component['parameters'] / 1e6:10.2f} M parameters "
+            f"{_size(component['bytes']):>9}  {types}"
+        )
+    for key, value in report["metadata"].items():
+        text = str(value).replace("\n", " ")
+        print(f"  {key} = {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}")
     for problem in report["problems"]:
         print(f"  problem: {problem}")
     return 0
@@ -32,7 +42,7 @@ def _folder(path: Path) -> dict[str, Any]:
     try:
         info = read_folder(path)
     except ModelFileError as error:
-        return {"kind": "diffusers folder", "family": "", "components": {}, "metadata": {}, "problems": [str(error)]}
+        return _damaged("diffusers folder", error)
     components = {
         name: {"tensors": c.tensors, "parameters": c.parameters, "bytes": c.bytes, "types": c.types}
         for name, c in info.networks.items()
@@ -47,20 +57,47 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    header = read_header(path)
-    types: dict[str, int] = {}
-    for tensor in header.values():
-        types[tensor.type] = types.get(tensor.type, 0) + tensor.end - tensor.start
-    component = {
-        "tensors": len(header),
-        "parameters": sum(tensor.elements for tensor in header.values()),
-        "bytes": sum(types.values()),
-        "types": types,
-    }
+    try:
+        checkpoint = open_checkpoint(path)
+    except ModelFileError as error:
+        return _damaged("component folder" if path.is_dir() else f"{path.suffix.removeprefix('.')} file", error)
+    members: dict[str, list[StoredTensor]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        members.setdefault(checkpoint.recognised.components[name], []).append(tensor)
     return {
-        "kind": "safetensors file",
-        "family": "",
-        "components": {path.stem: component},
-        "metadata": {},
-        "problems": [],
+        "kind": checkpoint.kind,
+        "family": checkpoint.recognised.family,
+        "components": {name: _counted(tensors) for name, tensors in members.items()},
+        "metadata": {key: _plain(value) for key, value in checkpoint.metadata.items()},
+        "problems": _problems(checkpoint),
     }
+
+
+def _counted(tensors: Iterable[StoredTensor]) -> dict[str, Any]:
+    types: dict[str, int] = {}
+    count = parameters = 0
+    for tensor in tensors:
+        types[tensor.type] = types.get(tensor.type, 0) + tensor.bytes
+        count, parameters = count + 1, parameters + tensor.elements
+    return {"tensors": count, "parameters": parameters, "bytes": sum(types.values()), "types": types}
+
+
+def _problems(checkpoint: Checkpoint) -> list[str]:
+    """What a reader of the file should know although it is not damaged."""
+    if not checkpoint.tensors:
+        return ["it holds no tensors."]
+    if any(name.endswith((".lora_A.weight", ".lora_down.weight")) for name in checkpoint.tensors):
+        return ["it is an adapter (LoRA), which changes a model and is none."]
+    return []
+
+
+def _damaged(kind: str, error: ModelFileError) -> dict[str, Any]:
+    return {"kind": kind, "family": "", "components": {}, "metadata": {}, "problems": [str(error)]}
+
+
+def _plain(value: Value) -> Any:
+    return f"{value.count} entries" if isinstance(value, LongArray) else value
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

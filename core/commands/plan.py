@@ -11,23 +11,21 @@ from typing import Any
 import msgspec
 
 from core import folders
+from core.commands.asked import read
 from core.files import write_atomically
 from core.hardware import profile as cards
-from core.hardware.kept import this_machine
 from core.hardware.profile import HardwareProfile
-from core.messages import LedgerRecord, Phase, UserError
-from core.models import profile as models
-from core.models.profile import ModelProfile
+from core.messages import LedgerRecord, UserError
 from core.planning import chart
-from core.planning.explain import seconds, size
+from core.planning.explain import seconds
 from core.planning.history import History, errors
-from core.planning.job import Job, job_of
-from core.planning.options import Options
+from core.planning.job import Job
 from core.planning.simulate import Simulation
 from core.planning.simulate import simulate as run_simulation
 from core.planning.solve import solve
 from core.plans import Alternative, Plan
 from core.precision.formats import FORMATS
+from core.sizes import in_words
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -75,93 +73,10 @@ def simulate(options: argparse.Namespace) -> int:
         for phase in simulation.phases:
             print(f"  {phase.label:14} {seconds(phase.seconds):>10}   {seconds(phase.step_seconds):>9} a step")
         print(
-            f"  {'together':14} {seconds(simulation.total_seconds):>10}   peak {size(simulation.peak_bytes)}, "
-            f"{size(simulation.link_bytes)} over the link, {len(simulation.ledger)} ledger records"
+            f"  {'together':14} {seconds(simulation.total_seconds):>10}   peak {in_words(simulation.peak_bytes)}, "
+            f"{in_words(simulation.link_bytes)} over the link, {len(simulation.ledger)} ledger records"
         )
     return 0
-
-
-def read(options: argparse.Namespace) -> tuple[Job, HardwareProfile, Options]:
-    """The job, the machine and the wishes that a command line means. Raises UserError for what is impossible."""
-    model = find_model(options.model)
-    hardware = find_hardware(options)
-    width, height = options.size or (None, None)
-    job = job_of(
-        model,
-        width=width,
-        height=height,
-        frames=options.frames,
-        steps=options.steps,
-        guidance=options.guidance,
-        batch=options.batch,
-        encoded=options.encoded,
-    )
-    unknown = [name for name, _ in (*options.format, *options.residency) if name not in model.components]
-    if unknown:
-        raise UserError(f"{model.name} has no component called {unknown[0]}; it has {', '.join(model.components)}.")
-    if options.slots is not None and not 2 <= options.slots <= 8:
-        raise UserError(f"{options.slots} slots are not possible; give 2 to 8.")
-    tiles = options.tile
-    if tiles not in ("auto", "off"):
-        if not tiles.isdigit() or int(tiles) < 4 * model.defaults.spatial:
-            raise UserError(f"A tile of {tiles} is not possible; give auto, off or pixels such as 512.")
-        tiles = str(int(tiles) // model.defaults.spatial)
-    wanted = Options(
-        prefer=options.prefer,
-        formats=dict(options.format),
-        slots=options.slots or 2,
-        fold=False if options.no_fold else None,
-        tiles=tiles,
-        headroom_bytes=options.headroom,
-        **_fixed(options, model),
-    )
-    return job, hardware, wanted
-
-
-_ALL_BLOCKS = 1_000_000
-
-
-def _fixed(options: argparse.Namespace, model: ModelProfile) -> dict[str, Any]:
-    """What `--residency` and `--offload` say about blocks and about what stays between phases."""
-    roles = {name: need.phase for need in model.phases for name in need.components}
-    blocks: dict[str, int] = {}
-    keep: dict[str, bool] = {}
-    if options.offload == "stream":
-        blocks = {name: 0 for name, phase in roles.items() if phase is Phase.DENOISE}
-    elif options.offload is not None:
-        blocks = dict.fromkeys(roles, _ALL_BLOCKS)
-        leaves = {"none": (), "encoder": (Phase.ENCODE,)}.get(options.offload, tuple(Phase))
-        keep = {name: phase not in leaves for name, phase in roles.items()}
-    for name, value in options.residency:
-        blocks[name] = {"resident": _ALL_BLOCKS, "streamed": 0}.get(value) or int(value if value.isdigit() else 0)
-    return {"blocks": blocks, "keep": keep}
-
-
-def find_model(name: str) -> ModelProfile:
-    """A shipped profile by name, else a model on this machine."""
-    if name in models.names():
-        return models.load(name)
-    path = folders.user_path(name)
-    if path.suffix == ".json" and path.is_file():
-        return models.read(path)
-    return models.load(name)
-
-
-def find_hardware(options: argparse.Namespace) -> HardwareProfile:
-    """The card that was asked for, or this machine's, with what the command line changes about it."""
-    hardware = cards.load(options.gpu) if options.gpu else this_machine()
-    if hardware is None:
-        raise UserError(
-            "This machine's graphics card is not known; run `residency calibrate`, or name a similar one with --gpu."
-        )
-    changes: dict[str, Any] = {}
-    if options.vram is not None:
-        changes["memory_bytes"] = options.vram
-    if options.link is not None:
-        changes |= {"pinned_rate": options.link, "staged_rate": min(options.link, hardware.staged_rate or options.link)}
-    if options.ram is not None:
-        changes["host_bytes"] = options.ram
-    return msgspec.structs.replace(hardware, **changes)
 
 
 def report(decided: Plan, alternatives: list[Alternative], hardware: HardwareProfile) -> dict[str, Any]:
@@ -216,22 +131,22 @@ def _print(decided: Plan, alternatives: list[Alternative], job: Job, hardware: H
     print(f"{job.model.title} on {hardware.title}: {job.width}x{job.height}{frames}, {job.steps} steps")
     print(
         f"this prompt {seconds(decided.total_seconds)} with loading, the next {seconds(decided.next_seconds)}; "
-        f"peak {size(decided.peak_bytes)} of {size(decided.budget_bytes)} that may be used\n"
+        f"peak {in_words(decided.peak_bytes)} of {in_words(decided.budget_bytes)} that may be used\n"
     )
     heads = ("phase", "seconds", "a step", "resident", "streamed", "slots", "activations", "peak")
     print("{:14}{:>10}{:>10}{:>11}{:>11}{:>7}{:>13}{:>10}".format(*heads))
     for phase in decided.phases:
         print(
             f"{phase.label:14}{'cached' if phase.skipped else seconds(phase.seconds):>10}"
-            f"{seconds(phase.step_seconds):>10}{size(phase.resident_bytes):>11}"
-            f"{size(phase.streamed_bytes) if phase.streamed_bytes else '-':>11}{phase.slots or '-':>7}"
-            f"{size(phase.activation_bytes):>13}{size(phase.peak_bytes):>10}"
+            f"{seconds(phase.step_seconds):>10}{in_words(phase.resident_bytes):>11}"
+            f"{in_words(phase.streamed_bytes) if phase.streamed_bytes else '-':>11}{phase.slots or '-':>7}"
+            f"{in_words(phase.activation_bytes):>13}{in_words(phase.peak_bytes):>10}"
         )
     print("\n{:18}{:>8}{:>11}{:>23}".format("component", "format", "bytes", "stays between prompts"))
     for component in decided.components:
         print(
-            f"{component.name:18}{component.format:>8}{size(component.bytes):>11}"
-            f"{size(component.kept_bytes) if component.kept_bytes else 'nothing':>23}"
+            f"{component.name:18}{component.format:>8}{in_words(component.bytes):>11}"
+            f"{in_words(component.kept_bytes) if component.kept_bytes else 'nothing':>23}"
         )
     print()
     for line in chart.bars(decided, colour=sys.stdout.isatty()):

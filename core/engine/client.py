@@ -21,6 +21,7 @@ from core.engine.transport import Transport
 from core.library import metadata
 from core.library.queue import Job, JobQueue, State
 from core.messages import (
+    AS_PLANNED,
     Cancel,
     Cancelled,
     EngineStarting,
@@ -29,6 +30,7 @@ from core.messages import (
     Event,
     Failed,
     Finished,
+    How,
     Request,
     SetAside,
     Started,
@@ -61,7 +63,7 @@ class Client:
         self._running: str = ""
         self._attempt = 0
         self._failed_starts = 0
-        self._warm_model = ""
+        self._warm: WarmUp | None = None
         self._closing = False
 
     @property
@@ -119,11 +121,11 @@ class Client:
                 self._jobs.requeue(request_id)
                 self._send(Submit(job.request))
 
-    def warm_up(self, model: str) -> None:
+    def warm_up(self, model: str, how: How = AS_PLANNED) -> None:
         """Ask the engine to load a model now; asked again by itself after a restart."""
         with self._lock:
-            self._warm_model = model
-            self._send(WarmUp(model))
+            self._warm = WarmUp(model, how)
+            self._send(self._warm)
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         """The next event, in order; None when none came within `timeout` seconds."""
@@ -161,8 +163,8 @@ class Client:
             transport.send(Submit(job.request))
         for request in self._drafts.values():
             transport.send(Submit(request))
-        if self._warm_model:
-            transport.send(WarmUp(self._warm_model))
+        if self._warm is not None:
+            transport.send(self._warm)
 
     def _on_exit(self, reason: str, kind: ErrorKind = ErrorKind.INTERNAL) -> None:
         with self._lock:
@@ -194,7 +196,7 @@ class Client:
         for request_id in cancelled:
             self._events.put(Cancelled(request_id))
         if not running:
-            self._warm_model = ""  # what it was doing when it died; a request that needs the model will load it
+            self._warm = None  # what it was doing when it died; a request that needs the model will load it
         elif running in self._drafts:
             self._lose_draft(running, reason)
         elif (job := self._jobs.get(running)) is not None:

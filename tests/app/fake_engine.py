@@ -14,12 +14,14 @@ from PIL import Image
 from core.library import metadata
 from core.library.queue import JobQueue, State
 from core.messages import (
+    AS_PLANNED,
     Cancelled,
     ComponentUse,
     EngineStarting,
     EngineStopped,
     Event,
     Finished,
+    How,
     LedgerRecord,
     Phase,
     Preview,
@@ -69,6 +71,7 @@ def make_result(request: Request, image: Image.Image, seconds: float, steps: int
         seconds={"encode": seconds / 10, "denoise": seconds * 0.8, "decode": seconds / 10, "total": seconds},
         components=COMPONENTS,
         created=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        how=request.how,
     )
 
 
@@ -124,7 +127,7 @@ class FakeEngine:
             self.jobs.remove(request_id)
             self.submit(job.request)
 
-    def warm_up(self, model: str) -> None:
+    def warm_up(self, model: str, how: How = AS_PLANNED) -> None:
         self.warmed.append(model)
         if self._thread.is_alive() or not self.closed:
             self._events.put(WarmedUp(model, 0.1))

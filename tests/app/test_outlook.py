@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from app import forecast as planning
@@ -12,7 +13,9 @@ from app.outlook import Outlook
 from app.runs import Runs
 from app.settings import Settings
 from app.view import View, WhatIf
-from core.messages import Finished, LedgerRecord, Phase, Planned, Progress, Request, Started
+from core.hardware.profile import load
+from core.hardware.told import tell
+from core.messages import Finished, How, LedgerRecord, Phase, Planned, Progress, Ready, Request, Started
 from core.models.info import Defaults
 from tests.app.fake_engine import make_result, plain_picture
 from tests.app.plans import GB, plan
@@ -61,18 +64,103 @@ def test_what_if_changes_only_what_is_shown(outlook: Outlook) -> None:
 
 def test_speed_or_quality_shows_in_formats_and_seconds(outlook: Outlook) -> None:
     plans = []
+    outlook.what_if = WhatIf("flux-schnell", "rx-7800-xt")
     for prefer in (0.0, 1.0):
-        outlook.what_if = WhatIf("flux-schnell", "rx-7800-xt", prefer=prefer)
-        view = planned(outlook, Settings())
+        view = planned(outlook, Settings(how=How(prefer=prefer)))
         assert view.plan is not None
+        assert not view.settled
         plans.append(view.plan)
-        assert view.what_if.endswith("made for quality" if prefer else "made for speed")
     fast, fine = plans
     assert fast.component("transformer").format == "Q4_K"
     assert fine.component("transformer").format == "BF16"
     assert fast.total_seconds < fine.total_seconds
     assert "rounded by" in plan_words.effect(from_plan(fast, {}))
     assert "as published" in plan_words.effect(from_plan(fine, {}))
+
+
+def test_the_engine_plans_by_the_preference_of_the_settings(outlook: Outlook) -> None:
+    wish = outlook.wish(Settings(how=How(prefer=0.9, cache=False)), DEFAULTS)
+    assert wish is not None
+    assert wish.here
+    assert wish.how == How(prefer=0.9, cache=False)
+    # of another model's components nothing was said
+    outlook.what_if = WhatIf("flux-schnell")
+    other = outlook.wish(Settings(how=How(prefer=0.9, formats={"unet": "Q8_0"})), DEFAULTS)
+    assert other is not None
+    assert other.how == How(prefer=0.9)
+
+
+def test_a_run_by_another_preference_is_not_the_plan_of_this_one(outlook: Outlook) -> None:
+    settings = Settings()
+    planned(outlook, settings)
+    request = Request(prompt="a", steps=8, width=128, height=128)
+    outlook.runs.take(Started(request.id, request))
+    outlook.runs.take(Planned(request.id, plan()))
+    outlook.runs.take(Finished(request.id, make_result(request, plain_picture(request, 1.0), 3.0, 8)))
+    assert outlook.view(settings, DEFAULTS).run is not None
+    assert outlook.view(Settings(how=How(prefer=1.0)), DEFAULTS).run is None
+
+
+def test_what_the_engine_cannot_do_is_a_sentence(outlook: Outlook) -> None:
+    view = planned(outlook, Settings(how=How(formats={"motor": "Q8_0"})))
+    assert view.sentence.startswith("starter has no component called motor")
+
+
+def told(outlook: Outlook, *, title: str, memory_bytes: int, budget_bytes: int) -> None:
+    """The engine says what it measured and what it may use."""
+    measured = msgspec.structs.replace(
+        load("rx-7800-xt"), name="measured", title=title, memory_bytes=memory_bytes, calibrated=True
+    )
+    outlook.runs.take(Ready("cuda", title, "2.13.0", memory_bytes, budget_bytes, tell(measured), budget_bytes))
+
+
+def test_it_is_planned_with_what_the_engine_measured(outlook: Outlook) -> None:
+    before = planned(outlook, Settings())
+    assert before.plan is not None
+    assert before.plan.gpu != "measured"
+    told(outlook, title="A card of its own", memory_bytes=9 * GB, budget_bytes=5 * GB)
+    view = planned(outlook, Settings())
+    assert view.plan is not None
+    assert (view.plan.gpu, view.plan.budget_bytes) == ("measured", 5 * GB)
+    # a headroom of one's own replaces the engine's
+    view = planned(outlook, Settings(how=How(headroom_bytes=0)))
+    assert view.plan is not None
+    assert view.plan.budget_bytes == 5 * GB + load("rx-7800-xt").headroom_bytes
+    # with another memory it is that card, and no budget of now
+    outlook.what_if = WhatIf(memory_bytes=8 * 2**30)
+    view = planned(outlook, Settings())
+    assert view.plan is not None
+    assert view.plan.gpu == "measured"
+    assert view.plan.budget_bytes < 8 * 2**30
+    assert view.what_if == "As it would be here with 8 GB"
+    # another card is not this one
+    outlook.what_if = WhatIf(card="rtx-3060")
+    wish = outlook.wish(Settings(), DEFAULTS)
+    assert wish is not None
+    assert (wish.told, wish.budget_bytes) == (b"", None)
+
+
+def test_the_budget_follows_the_engines_plans(outlook: Outlook) -> None:
+    told(outlook, title="A card", memory_bytes=16 * GB, budget_bytes=12 * GB)
+
+    def after(budget_bytes: int, how: How) -> int | None:
+        request = Request(prompt="a", draft=True, how=how)
+        outlook.runs.take(Started(request.id, request))
+        outlook.runs.take(Planned(request.id, msgspec.structs.replace(plan(), budget_bytes=budget_bytes)))
+        wish = outlook.wish(Settings(), DEFAULTS)
+        assert wish is not None
+        return wish.budget_bytes
+
+    assert after(12 * GB - 1000, How()) == 12 * GB  # free memory always moves a little
+    assert after(6 * GB, How()) == 6 * GB
+    assert after(9 * GB, How(headroom_bytes=0)) == 6 * GB  # that was not the engine's own headroom
+
+
+def test_an_engine_that_tells_nothing_of_use_is_not_heard(outlook: Outlook) -> None:
+    outlook.runs.take(Ready("cpu", "CPU", "2.13.0", 0, 0, b"\x93noise"))
+    view = planned(outlook, Settings())
+    assert view.plan is not None
+    assert view.sentence == ""
 
 
 def test_what_does_not_fit_is_a_sentence_with_the_smallest_budget(outlook: Outlook) -> None:
@@ -195,3 +283,20 @@ def test_this_machine_is_the_first_card() -> None:
     titles = [card.title for card in cards[1:]]
     assert titles.index("RTX 3060 12 GB") < titles.index("RTX 4090")
     assert len(titles) > 60
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (How(), ""),
+        (How(prefer=1.0), ""),
+        (How(formats={"text_encoder_2": "Q8_0"}), "text encoder 2 as Q8_0"),
+        (How(residency={"transformer": "12"}), "12 blocks of the transformer resident"),
+        (How(residency={"vae": "streamed"}, slots=3), "VAE streamed, 3 slots"),
+        (How(tile="off", fold=False, offload="phases"), "no tiles, modulation not folded, offloaded by “phases”"),
+        (How(headroom_bytes=2 * GB, cache=False), "2.0 GB left to others, encodings not kept"),
+        (How(tile="512", estimate="dryrun"), "tiles of 512 pixels, activations run dry"),
+    ],
+)
+def test_what_is_fixed_in_words(how: How, words: str) -> None:
+    assert plan_words.fixed(how) == words

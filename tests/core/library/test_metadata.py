@@ -12,10 +12,10 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from core.library import metadata
-from core.messages import ComponentUse, Result, UserError
+from core.messages import ComponentUse, How, Result, UserError
 
 TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=200)
 
@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     script = f"""
 import os, resource, signal, sys
 from pathlib import Path
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from core.library import metadata
 from core.messages import UserError
 from tests.core.library.test_metadata import make_result
@@ -158,3 +158,26 @@ def test_a_folder_that_is_a_file_is_a_users_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another folder"):
         metadata.write_png(tmp_path / "file" / "a.png", Image.new("RGB", (8, 8)), make_result())
+
+
+def test_what_a_person_fixed_comes_back_with_the_picture(tmp_path: Path) -> None:
+    how = How(prefer=0.9, formats={"transformer": "Q6_K"}, residency={"vae": "resident"}, tile="512", cache=False)
+    path = tmp_path / "a.png"
+    metadata.write_png(path, Image.new("RGB", (64, 32), "red"), make_result(how=how))
+    request = metadata.read_request(path)
+    assert request is not None
+    assert request.how == how
+
+
+def test_files_of_other_versions_are_read(tmp_path: Path) -> None:
+    """An older one says nothing of how it was made; a newer one says more than is understood here."""
+    said = msgspec.to_builtins(make_result())
+    older = {key: value for key, value in said.items() if key != "how"}
+    newer = {**said, "how": {"prefer": 0.25, "a_choice_to_come": {"deep": 1}}, "more": 2}
+    for name, data, expected in (("older", older, How()), ("newer", newer, How(prefer=0.25))):
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt(metadata.JSON_KEY, msgspec.json.encode(data).decode())
+        Image.new("RGB", (64, 32)).save(path := tmp_path / f"{name}.png", pnginfo=info)
+        result = metadata.read_result(path)
+        assert result is not None
+        assert result.how == result.request().how == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.library.queue import JobQueue, State
-from core.messages import Request, UserError
+from core.messages import How, Request, UserError
 
 
 def test_jobs_outlive_the_process_that_added_them(tmp_path: Path) -> None:
@@ -92,3 +94,16 @@ def test_a_row_of_another_version_is_passed_over(tmp_path: Path) -> None:
     queue.add(Request(prompt="a"))
     queue._execute("INSERT INTO jobs (id, position, request, state, created) VALUES ('x', 9, '{}', 'new state', 0)")
     assert [job.request.prompt for job in queue.jobs()] == ["a"]
+
+
+def test_what_a_person_fixed_is_kept_and_what_another_version_adds_is_passed_over(tmp_path: Path) -> None:
+    how = How(prefer=0.9, formats={"transformer": "Q6_K"}, residency={"vae": "resident"}, cache=False)
+    queue = JobQueue(tmp_path / "queue.sqlite")
+    queue.add(request := Request(prompt="a", how=how))
+    queue.close()
+    added = b'{"id":"b","prompt":"b","how":{"slots":3,"a_choice_to_come":[1]},"more":2}'
+    with contextlib.closing(sqlite3.connect(tmp_path / "queue.sqlite", isolation_level=None)) as database:
+        row = "INSERT INTO jobs (id, position, request, state, created) VALUES ('b', 9, ?, 'waiting', 0)"
+        database.execute(row, (added,))
+    kept = [job.request for job in JobQueue(tmp_path / "queue.sqlite").jobs()]
+    assert kept == [request, Request(id="b", prompt="b", how=How(slots=3))]

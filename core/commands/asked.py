@@ -1,0 +1,172 @@
+"""The job, the machine and the options that a command line of `plan` or `simulate` means."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import warnings
+from typing import Any, NamedTuple
+
+import msgspec
+
+from core import folders
+from core.commands.arguments import how_of
+from core.hardware import kept
+from core.hardware import profile as cards
+from core.hardware.machine import detect
+from core.hardware.match import processor
+from core.hardware.profile import HardwareProfile
+from core.messages import UserError
+from core.models import catalogue
+from core.models import profile as models
+from core.models.local import profile_of
+from core.models.profile import ModelProfile
+from core.planning import chances
+from core.planning.how import options_of
+from core.planning.job import Job, job_of
+from core.planning.options import Options
+
+# Whose cards torch drives by a kind of accelerator.
+_VENDORS = {"cuda": ("nvidia", "amd"), "xpu": ("intel",), "mps": ("apple",)}
+_REFERENCE = "rx-7800-xt"  # the card that is emulated where nobody names another
+_KINDS = ("auto", "cpu", *_VENDORS, "emulated")
+
+
+class Asked(NamedTuple):
+    """What planning and simulating take."""
+
+    job: Job
+    hardware: HardwareProfile
+    options: Options
+
+
+def read(given: argparse.Namespace) -> Asked:
+    """What a command line asks for. Raises UserError for what is impossible."""
+    how = how_of(given)
+    model = find_model(given.model)
+    hardware = find_hardware(given)
+    width, height = given.size or (None, None)
+    job = job_of(
+        model,
+        width=width,
+        height=height,
+        frames=given.frames,
+        steps=given.steps,
+        guidance=given.guidance,
+        batch=given.batch,
+        encoded=given.encoded and how.cache,
+        following=chances.of_this_user(),
+    )
+    options = options_of(how, model, hardware)
+    if how.estimate == "dryrun":
+        job = _run_dry(given.model, job, hardware, options)
+    return Asked(job, hardware, options)
+
+
+def find_model(name: str) -> ModelProfile:
+    """A shipped profile by name, a profile's file, or a model on this machine by its name or folder."""
+    if name in models.names():
+        return models.load(name)
+    path = folders.user_path(name)
+    if path.suffix == ".json" and path.is_file():
+        return models.read(path)
+    if not _is_here(name):
+        return models.load(name)  # which suggests the nearest
+    info = catalogue.find(name)
+    profile = profile_of(info)
+    if profile is None:
+        _prepare_engine(f"{info.name} is like no model that is known")
+        from core.generation.measure_folder import profile_of_folder
+
+        profile = profile_of_folder(info)
+    return profile
+
+
+def find_hardware(given: argparse.Namespace) -> HardwareProfile:
+    """The card that was asked for, or this machine's, with what the command line changes about it."""
+    if given.accelerator not in _KINDS:
+        raise UserError(f"There is no accelerator called {given.accelerator}; choose one of {', '.join(_KINDS)}.")
+    if given.accelerator == "emulated":
+        hardware = _emulated(given.gpu, given.vram)
+    elif given.gpu:
+        hardware = cards.load(given.gpu)
+        if given.accelerator != "auto" and hardware.vendor not in _VENDORS.get(given.accelerator, ("cpu",)):
+            raise UserError(f"{hardware.title} is no {given.accelerator} device; leave --accelerator or --gpu away.")
+    else:
+        hardware = _this_machine(given.accelerator)
+    changes: dict[str, Any] = {}
+    if given.vram is not None:
+        changes["memory_bytes"] = given.vram
+    if given.link is not None:
+        changes |= {"pinned_rate": given.link, "staged_rate": min(given.link, hardware.staged_rate or given.link)}
+    if given.ram is not None:
+        changes["host_bytes"] = given.ram
+    return msgspec.structs.replace(hardware, **changes)
+
+
+def _this_machine(accelerator: str) -> HardwareProfile:
+    if accelerator == "cpu":
+        measured = _measured("cpu")
+        return measured[-1] if measured else processor(detect())
+    hardware = kept.this_machine()
+    if accelerator == "auto":
+        if hardware is None:
+            raise UserError(
+                "This machine's graphics card is not known; run `residency calibrate`, or name a similar one with "
+                "--gpu."
+            )
+        return hardware
+    if hardware is None or hardware.vendor not in _VENDORS[accelerator]:
+        raise UserError(f"No {accelerator} device is known on this machine; run `residency doctor`, or give --gpu.")
+    return hardware
+
+
+def _emulated(gpu: str | None, vram_bytes: int | None) -> HardwareProfile:
+    """The emulated card as it was measured here, else as its data sheet says; its arithmetic is the processor's."""
+    card = cards.load(gpu or _REFERENCE)
+    memory = vram_bytes or card.memory_bytes
+    alike = [known for known in _measured("emulated") if card.title in known.title and known.memory_bytes == memory]
+    return alike[-1] if alike else msgspec.structs.replace(card, vendor="emulated")
+
+
+def _measured(vendor: str) -> list[HardwareProfile]:
+    """The calibrations of this machine that were kept of one kind of device, the newest last."""
+    wanted, found = kept.machine_key(detect()), []
+    for file in kept.folder().glob("*.json"):
+        try:
+            entry, age = kept.read(file), file.stat().st_mtime
+        except (OSError, ValueError):
+            continue  # the engine will measure again, and say so
+        if entry.profile.vendor == vendor and all(part in entry.key for part in wanted):
+            found.append((age, entry.profile))
+    return [profile for _, profile in sorted(found, key=lambda pair: pair[0])]
+
+
+def _run_dry(name: str, job: Job, hardware: HardwareProfile, options: Options) -> Job:
+    _prepare_engine("A dry run builds the networks")
+    from core.generation import parts
+    from core.generation.estimate import run_dry
+
+    if name in parts.known():
+        made_of = parts.model_of(name)[1]
+    elif _is_here(name):
+        made_of = parts.parts_of(catalogue.find(name))
+    else:
+        raise UserError(f"Nothing says what {name} is made of; use --estimate formula.")
+    with warnings.catch_warnings(action="ignore"):  # libraries speak of their own future
+        return run_dry(job, made_of, hardware, options, cache=folders.cache() / "dryruns")
+
+
+def _is_here(name: str) -> bool:
+    """Whether it names a model on this machine, or should."""
+    return name in catalogue.installed() or os.sep in name or "/" in name or folders.user_path(name).is_dir()
+
+
+def _prepare_engine(why: str) -> None:
+    """What importing torch takes; `why` it is needed begins the sentence where it is not there."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(f"{why}, and the engine is not installed: run `pip install residency-studio[engine]`.")
+    from core.engine.libraries import prepare
+
+    prepare()

@@ -1,0 +1,25 @@
+"""How sizes are written and read: `12GB` (10^9 bytes), `12GiB` (2^30), `900MB`, or a plain number of bytes."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+
+
+def byte_size(text: str) -> int:
+    """Bytes. Raises ValueError with one sentence where the text is no size."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match.group(2).upper() not in _UNITS:
+        raise ValueError(f"{text} is not a size such as 12GB, 12GiB or 900MB")
+    value = float(match.group(1)) * _UNITS[match.group(2).upper()]
+    if not math.isfinite(value) or value >= 2**63:
+        raise ValueError(f"{text} is more than any machine has")
+    return int(value)
+
+
+def in_words(count: int) -> str:
+    """Bytes for people, e.g. 4.2 GB (10^9) or 38 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 95e7 else f"{count / 1e6:.0f} MB"
