@@ -197,6 +197,7 @@ def _sd3(folder: Path) -> StableDiffusion3Pipeline:
             caption_projection_dim=32,
             pooled_projection_dim=48,
             out_channels=16,
+            pos_embed_max_size=192,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(16, quant=False, shift_factor=0.06, scaling_factor=1.5),

@@ -26,13 +26,17 @@ LIMIT_BYTES = 512 * 1024 * 1024
 Values = dict[str, Any]  # name -> tensor, list of tensors, or None
 
 
-def key(model: ModelInfo, request: Request, accelerator: Accelerator, conditions: int) -> str:
+def key(
+    model: ModelInfo, request: Request, accelerator: Accelerator, conditions: int, formats: Mapping[str, str]
+) -> str:
     """A name for the encoding of a request's texts: a hash of all that its numbers depend on.
 
     `conditions` is how many the guider will ask for: with one, some families leave the negative prompt unencoded.
+    `formats` are those that the text encoders are held in.
     """
     parts = (
         model.identity,
+        sorted(formats.items()),
         conditions,
         request.prompt,
         request.negative_prompt,

@@ -79,6 +79,7 @@ def finish(request: Request, model: ModelInfo, image: Image.Image, facts: Facts)
             **{name: version(name) for name in _LIBRARIES},
         },
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        how=request.how,
     )
     if not request.out:
         return Finished(request.id, result, image.tobytes())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines.modular_pipeline import (
     MODULAR_PIPELINE_MAPPING,
@@ -20,10 +21,15 @@ from diffusers.modular_pipelines.modular_pipeline import (
 from diffusers.pipelines.auto_pipeline import _get_model
 from torch import nn
 
+from core.generation.packing import Tick, packed_file, packed_formats, packed_sources, with_aliases
+from core.generation.roles import modulation_layers
+from core.generation.weights import in_files, in_memory, packed
 from core.hardware.interface import Accelerator
 from core.messages import ModelFileError, Phase, UserError
 from core.models.info import ModelInfo
 from core.precision.dtypes import component_dtype
+from core.residency.folding import Folding
+from core.residency.warm import Opened
 
 # The first part of a block's name says its phase; whatever else prepares inputs belongs to encoding.
 _PHASES = {"denoise": Phase.DENOISE, "decode": Phase.DECODE}
@@ -49,6 +55,8 @@ class Pipeline:
     loop: LoopSequentialPipelineBlocks
     skeletons: dict[str, nn.Module] = field(default_factory=dict)
     default_guider: Any = None
+    foldings: list[Folding] = field(default_factory=list)  # of the networks that are attached
+    unfoldable: str = ""  # why modulation cannot be computed before the network runs
 
     @property
     def input_names(self) -> set[str]:
@@ -61,16 +69,44 @@ class Pipeline:
         components = self.modular.components.items()
         return {name: part for name, part in components if name.startswith("tokenizer") and part is not None}
 
-    def load(self, name: str) -> nn.Module:
-        """Read one component's weights, in its compute dtype and ready for inference.
+    def open(self, name: str, wanted: str, tick: Tick, *, fold: bool = False) -> Opened:
+        """Make one component ready to be held in a format.
 
-        They come into host memory or, where host and device share it, onto the device.
+        Where weights must cross a link they stay in their files until they are needed, if the files hold each tensor
+        under a name that is known; else the library reads them into host memory (or, where host and device share
+        it, onto the device). What the files do not have in the format is packed once, which `tick` is told of. With
+        `fold`, modulation is kept apart, to be computed before the network runs.
 
         Raises:
             ModelFileError: the files do not hold what the component's config asks for.
+            UserError: there is no room on the disk for packed weights.
         """
+        skeleton = _skeleton(self.modular.get_component_spec(name).type_hint, self.info.path / name)
+        dtype = component_dtype(self.accelerator.compute_dtype, getattr(skeleton, "config", None))
+        if not self.accelerator.has_own_memory:
+            # where host and device share their memory there is no later copy
+            return Opened(self._read(name, dtype).to(self.accelerator.device), wanted)
+        component = self.info.components[name]
+        folded = modulation_layers(skeleton, component.class_name) if fold else []
+        slabs = in_files(skeleton, component, dtype, folded)
+        if slabs is None:
+            skeleton = self._read(name, dtype)
+            slabs = in_memory(skeleton, folded)
+            host_bytes = slabs[0].size + slabs[0].folded_bytes
+        else:
+            host_bytes = 0
+        denoiser = any(name in group.networks for group in self.phases if group.phase is Phase.DENOISE)
+        formats = packed_formats(skeleton, component.class_name, wanted, component.format, denoiser=denoiser)
+        if not formats:
+            return Opened(skeleton, wanted, slabs, host_bytes=host_bytes)
+        formats = with_aliases(formats, slabs[0])
+        file = packed_file(self.info.fingerprint, name, formats, slabs, tick)
+        slabs, scratch = packed(skeleton, slabs, packed_sources(file), formats)
+        return Opened(skeleton, wanted, slabs, scratch, host_bytes)
+
+    def _read(self, name: str, dtype: torch.dtype) -> nn.Module:
+        """Let the library read a component's weights into host memory."""
         spec = self.modular.get_component_spec(name)
-        dtype = component_dtype(self.accelerator.compute_dtype, getattr(self.skeletons[name], "config", None))
         try:
             module = spec.load(dtype=dtype, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -82,18 +118,19 @@ class Pipeline:
         if missing:
             raise ModelFileError(f"{self.info.path / name} lacks the tensor {missing[0]}; download the model again.")
         ready: nn.Module = module.eval().requires_grad_(False)
-        # where host and device share their memory there is no later copy
-        return ready if self.accelerator.has_own_memory else ready.to(self.accelerator.device)
+        return ready
 
-    def attach(self, modules: Mapping[str, nn.Module]) -> None:
-        """Make held components the ones that blocks see."""
+    def attach(self, modules: Mapping[str, nn.Module], foldings: Mapping[str, Folding]) -> None:
+        """Make held components the ones that blocks see. `foldings` compute layers of theirs before they run."""
         for name, module in modules.items():
             setattr(self.modular, name, module)
+        self.foldings = [folding for name, folding in foldings.items() if name in modules]
 
     def detach(self, names: Sequence[str]) -> None:
         """Put skeletons (configs without weights) back where components were held."""
         for name in names:
             setattr(self.modular, name, self.skeletons[name])
+        self.foldings = []
 
 
 def build(info: ModelInfo, accelerator: Accelerator) -> Pipeline:
@@ -178,16 +215,16 @@ def _is_loop(block: ModularPipelineBlocks) -> bool:
 
 
 def _skeleton(network: Any, folder: Path) -> nn.Module:
-    """A network on the meta device, from its config alone."""
+    """A network from its config alone: parameters on the meta device, buffers as the class computes them."""
     if hasattr(network, "load_config"):
         config = network.load_config(folder, local_files_only=True)
-        with torch.device("meta"):
+        with init_empty_weights(include_buffers=False):
             module = network.from_config(config)
     else:
         config = network.config_class.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
+        with init_empty_weights(include_buffers=False):
             module = network(config)
-    return module.eval()  # type: ignore[no-any-return]
+    return module.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 def _first_line(error: BaseException) -> str:

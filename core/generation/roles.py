@@ -11,8 +11,9 @@ import re
 import torch
 from torch import nn
 
-# Projections that see nothing but timestep and pooled conditioning: computed once per schedule, then not needed.
-# Source: the forward passes of diffusers' transformer_*.py. A UNet's time_emb_proj are left out: 1 % of SDXL.
+# Projections that see nothing but timestep and pooled conditioning: computed once per schedule, then not needed. All
+# of a class see the same vector, or its SiLU. Source: the forward passes of diffusers' transformer_*.py, and a test by
+# family. A UNet's time_emb_proj are left out: 1 % of SDXL.
 _MODULATION = {
     "FluxTransformer2DModel": r"(.*\.)?(norm|norm1|norm1_context|norm_out)\.linear\.\w+",
     "SD3Transformer2DModel": r"(.*\.)?(norm1|norm1_context|norm_out)\.linear\.\w+",
@@ -22,6 +23,15 @@ _MODULATION = {
 }
 # Learned positions and relative biases are tables of few numbers that every token sees.
 _TABLE = re.compile(r".*(position|relative)\w*(\.\w+)?")
+
+
+def modulation_layers(module: nn.Module, class_name: str) -> list[str]:
+    """The names of the linear layers that have nothing but modulation in them, in the order of definition."""
+    pattern = _MODULATION.get(class_name)
+    if pattern is None:
+        return []
+    layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    return [name for name in layers if re.fullmatch(pattern, f"{name}.weight")]
 
 
 def role(class_name: str, name: str, tensor: torch.Tensor, owner: nn.Module, *, inside: bool, denoiser: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,11 +14,13 @@ from diffusers.modular_pipelines.modular_pipeline import (
 from PIL import Image
 
 from core.generation import conditioning
+from core.generation.foresight import fold
 from core.generation.guidance import guidance
 from core.generation.interrupt import Interrupt
-from core.generation.pipeline import PhaseBlocks, Pipeline
+from core.generation.pipeline import Pipeline
 from core.generation.preview import Previewer, clean_estimate
 from core.messages import Phase, Request, UserError
+from core.residency.folding import FoldingError
 
 OnStep = Callable[[int, Callable[[], tuple[int, int, bytes]]], None]
 
@@ -26,8 +28,18 @@ OnStep = Callable[[int, Callable[[], tuple[int, int, bytes]]], None]
 class Run:
     """A request and its pipeline state. Call `encode`, `denoise` and `decode` in order, each with its networks held."""
 
-    def __init__(self, request: Request, pipeline: Pipeline, previewer: Previewer, interrupt: Interrupt) -> None:
-        """Prepare the state of a resolved request; `guidance` is what will be in force, None where nothing guides."""
+    def __init__(
+        self,
+        request: Request,
+        pipeline: Pipeline,
+        previewer: Previewer,
+        interrupt: Interrupt,
+        formats: Mapping[str, str],
+    ) -> None:
+        """Prepare the state of a resolved request; `guidance` is what will be in force, None where nothing guides.
+
+        `formats` are those that each component is held in.
+        """
         self.request = request
         self.reasons: list[str] = []
         self._pipeline = pipeline
@@ -39,7 +51,8 @@ class Run:
             pipeline.modular.guider = guided.guider
         self._state = self._initial_state(guided.negative_prompt)
         self.guidance = guided.scale if guided.guider is not None else self._scale_of_transformer()
-        self._encoding = conditioning.key(pipeline.info, request, pipeline.accelerator, guided.conditions)
+        encoders = {name: formats[name] for name in self._phases[Phase.ENCODE].networks}
+        self._encoding = conditioning.key(pipeline.info, request, pipeline.accelerator, guided.conditions, encoders)
         self._note_unread_words()
 
     def _initial_state(self, negative_prompt: str | None) -> PipelineState:
@@ -104,26 +117,42 @@ class Run:
 
     def encode(self, cache: conditioning.ConditioningCache | None) -> None:
         """Run the text encoders and keep what they made, if there is a cache to keep it in."""
-        self._run_blocks(self._phases[Phase.ENCODE])
+        self._run_blocks(self._phases[Phase.ENCODE].blocks.values())
         if cache is not None:
             cache.save(self._encoding, {name: self._state.get(name) for name in self._encoding_kinds()})
 
     def denoise(self, on_step: OnStep) -> None:
-        """Run the sampling loop. After each step `on_step(steps done, paint)` is called; paint() makes a preview."""
+        """Run the sampling loop. After each step `on_step(steps done, paint)` is called; paint() makes a preview.
+
+        Raises:
+            FoldingError: modulation was to be computed before the loop and could not be; begin again without it.
+        """
+        try:
+            self._denoise(on_step)
+        except FoldingError as error:  # the model is planned without it from now on
+            self._pipeline.unfoldable = f"modulation stays on the device: {error}"
+            raise
+
+    def _denoise(self, on_step: OnStep) -> None:
+        blocks = list(self._phases[Phase.DENOISE].blocks.values())
         loop = self._pipeline.loop
+        start = blocks.index(loop)
+        self._run_blocks(blocks[:start])
+        with torch.no_grad():
+            fold(self._pipeline, self._state, self._interrupt.check)
         watch = _Watch(self, on_step)
         loop.sub_blocks["residency_before"] = watch.before
         loop.sub_blocks["residency_after"] = watch.after
         loop.sub_blocks.move_to_end("residency_before", last=False)
         try:
-            self._run_blocks(self._phases[Phase.DENOISE])
+            self._run_blocks(blocks[start:])
         finally:
             del loop.sub_blocks["residency_before"], loop.sub_blocks["residency_after"]
 
     def decode(self, *, learn: bool = True) -> Image.Image:
         """Run the VAE's decoder and return the picture; with `learn`, previews take their colours from it."""
         latents = self._state.get("latents")
-        self._run_blocks(self._phases[Phase.DECODE])
+        self._run_blocks(self._phases[Phase.DECODE].blocks.values())
         images = self._state.get("images")
         if not images:
             raise UserError(f"{self._pipeline.info.name} makes no still pictures, which is all this version can show.")
@@ -134,10 +163,10 @@ class Run:
 
     # ---------------------------------------------------------------------------------------------------------------
 
-    def _run_blocks(self, group: PhaseBlocks) -> None:
+    def _run_blocks(self, blocks: Iterable[ModularPipelineBlocks]) -> None:
         modular = self._pipeline.modular
         with torch.no_grad():
-            for block in group.blocks.values():
+            for block in blocks:
                 self._interrupt.check()
                 block(modular, self._state)
 

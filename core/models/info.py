@@ -21,6 +21,11 @@ class ComponentInfo(msgspec.Struct, frozen=True, kw_only=True):
     types: dict[str, int] = {}
 
     @property
+    def format(self) -> str:
+        """The type that most of its bytes are stored in."""
+        return max(self.types, key=lambda name: self.types[name], default="F32")
+
+    @property
     def is_network(self) -> bool:
         """Whether it has weights (a tokenizer or a scheduler has none)."""
         return self.tensors > 0

@@ -17,12 +17,13 @@ class Ledger:
         self._emit = emit
         self._held: dict[Key, int] = {}
         self._peaks: dict[Key, int] = {}
+        self._total = 0
         self._peak = 0
 
     @property
     def resident_bytes(self) -> int:
         """Bytes on the device now."""
-        return sum(self._held.values())
+        return self._total
 
     @property
     def peak_bytes(self) -> int:
@@ -32,28 +33,30 @@ class Ledger:
     def start_run(self) -> None:
         """Begin the account of a run: peaks start at what is held now."""
         self._peaks = dict(self._held)
-        self._peak = self.resident_bytes
+        self._peak = self._total
 
-    def arrive(self, key: Key, owner: str, model: str, stored: str, size: int, reason: str) -> None:
-        """Note that `size` bytes of a component are now on the device."""
-        self._change(key, owner, model, stored, size, reason)
-
-    def depart(self, key: Key, owner: str, model: str, stored: str, reason: str) -> None:
-        """Note that a component left the device."""
-        self._change(key, owner, model, stored, -self._held.get(key, 0), reason)
-
-    def use(self, key: Key, stored: str) -> ComponentUse:
-        """What a component was in the run so far."""
-        held, peak = self._held.get(key, 0), self._peaks.get(key, 0)
-        return ComponentUse(format=stored, bytes=peak, peak_bytes=peak, resident_bytes=held)
-
-    def _change(self, key: Key, owner: str, model: str, stored: str, change: int, reason: str) -> None:
+    def change(self, key: Key, owner: str, model: str, stored: str, change: int, reason: str) -> None:
+        """Note that `change` bytes of a component came to the device, or left it where negative."""
         held = self._held.get(key, 0) + change
         if held > 0:
             self._held[key] = held
         else:
             self._held.pop(key, None)
         self._peaks[key] = max(self._peaks.get(key, 0), held)
-        total = self.resident_bytes
-        self._peak = max(self._peak, total)
-        self._emit(LedgerRecord(time.time(), owner, model, key[1], stored, change, total, reason))
+        self._total += change
+        self._peak = max(self._peak, self._total)
+        self._emit(LedgerRecord(time.time(), owner, model, key[1], stored, change, self._total, reason))
+
+    def use(self, key: Key, stored: str, size: int, streamed: int = 0, folded: int = 0) -> ComponentUse:
+        """What a component of `size` bytes was in the run so far; `streamed` bytes of it came in every pass.
+
+        `folded` bytes beside these were not on the device while it ran.
+        """
+        return ComponentUse(
+            format=stored,
+            bytes=size,
+            peak_bytes=self._peaks.get(key, 0),
+            resident_bytes=self._held.get(key, 0),
+            streamed_bytes=streamed,
+            folded_bytes=folded,
+        )

@@ -1,37 +1,73 @@
-"""The warm cache: components stay on the device as long as there is room, and leave it least recently used first."""
+"""The warm cache: what was on the device stays there as far as plans keep it and room allows."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from core.hardware.interface import Accelerator
 from core.hardware.machine import memory
-from core.messages import UserError
-from core.precision.dtypes import format_name
+from core.residency.folding import Folding
 from core.residency.ledger import Key, Ledger
+from core.residency.network import Network
+from core.residency.packed import Scratch
+from core.residency.slabs import Division
+from core.residency.staging import Ring
+from core.residency.store import HostStore
+from core.residency.whole import Whole
+from core.sizes import in_words
 
 HOST_RESERVE_BYTES = 2_000_000_000  # host memory that is left to everything else
 
 
-@dataclass
-class _Entry:
-    """One component in host memory and perhaps on the device, with its tensors in both; one memory needs neither."""
+class DoesNotFitError(torch.OutOfMemoryError):
+    """A component found no room although everything else had left; the sentence is for the person."""
 
-    model: str
-    component: str
+
+@dataclass(frozen=True)
+class Want:
+    """One component in one phase.
+
+    `counts` says how many blocks of each size (by falling size) are resident, None all; `room_bytes` what these and
+    the slots take, for a network whose blocks have other sizes than the plan knew. `passes` is how often it will run,
+    None if nobody knows. `folds` says that some layers are computed before it runs (core.residency.folding).
+    """
+
+    name: str
+    format: str
+    counts: Sequence[int] | None = None
+    slots: int = 0
+    room_bytes: int = 0
+    passes: int | None = None
+    folds: bool = False
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A network that can be held in a format: with its slabs where weights must cross a link, else with its weights.
+
+    `scratch` is what packed layers decode into. `host_bytes` is what it takes of host memory while it is known.
+    """
+
     module: nn.Module
     format: str
-    bytes: int
-    on_device: bool = False
+    slabs: tuple[Division, HostStore] | None = None
+    scratch: Scratch | None = None
+    host_bytes: int = 0
+
+
+@dataclass
+class _Entry:
+    model: str
+    held: Network | Whole
+    format: str
+    host_bytes: int
     used: float = 0.0
-    host: dict[str, torch.Tensor] = field(default_factory=dict)
-    device: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class WarmCache:
@@ -41,156 +77,237 @@ class WarmCache:
         self._accelerator = accelerator
         self._ledger = ledger
         self._entries: dict[Key, _Entry] = {}
-        self.link_bytes = 0
+        self._rings: list[Ring] = []
+        self._owner = ""
+        self._forgotten_link_bytes = 0
 
     @contextmanager
     def hold(
         self,
         identity: str,
         model: str,
-        names: Sequence[str],
-        load: Callable[[str], nn.Module],
+        wants: Sequence[Want],
+        load: Callable[[str, str], Opened],
         *,
         sizes: Mapping[str, int],
+        kept: Mapping[str, int | None],
         owner: str,
-        keep: Collection[str],
         budget_bytes: int,
+        give_way: Callable[[str], bool] | None = None,
     ) -> Iterator[Mapping[str, nn.Module]]:
-        """Have the named components on the device for the length of a `with`.
+        """Have components ready to run for the length of a `with`; what is missing arrives while they run.
 
-        Components that are not in host memory yet are read by `load`; `sizes` says how many bytes each will take, so
-        that room is made before. What else is on the device leaves as far as the budget asks for it. After the `with`
-        those in `keep` stay and the others leave.
+        Args:
+            load: opens a component, given its name and format, that is not known yet or was held in another way.
+            sizes: bytes that each will take in host memory where it must be read whole, so that room is made before.
+            kept: bytes of each of the model's components that may stay when it does not run; None: all there are.
+            budget_bytes: for weights and slots. Other models' components leave as far as it asks for it.
+            give_way: asked for more room (see `move`) when memory runs out inside of a block.
 
         Raises:
-            UserError: the device ran out of memory even with everything else evicted.
+            DoesNotFitError: the device ran out of memory even with everything else evicted.
         """
-        held: dict[str, nn.Module] = {}
-        pinned = {(identity, name) for name in names}
-        for name in names:
-            key = (identity, name)
-            if key not in self._entries:
-                self._make_host_room(sizes[name], budget_bytes, pinned, owner)
-                module = load(name)
-                self._entries[key] = _Entry(model, name, module, _format(module), _bytes(module))
-            held[name] = self._bring(key, pinned, owner, budget_bytes)
+        self._owner = owner
+        running = {(identity, want.name) for want in wants}
+        for key, entry in list(self._entries.items()):
+            if key[0] == identity and key not in running:
+                self._keep(key, entry, kept.get(key[1], 0), "the plan does not keep it beside this phase")
+        held: dict[str, Network | Whole] = {}
+        for want in wants:
+            entry = self._open((identity, want.name), model, want, load, sizes[want.name], running, budget_bytes)
+            self._place(entry, want, running, budget_bytes)
+            held[want.name] = entry.held
         try:
-            yield held
+            with ExitStack() as stack:
+                self._start(stack, wants, held)
+                for network in held.values():
+                    network.give_way = give_way
+                yield {name: network.module for name, network in held.items()}
         finally:
-            for key in pinned:
-                self._entries[key].used = time.monotonic()
-                if key[1] not in keep:
-                    self._leave(key, owner, "the plan does not keep it after its phase")
+            for key in running:
+                entry = self._entries[key]
+                entry.held.give_way = None
+                entry.used = time.monotonic()
+                entry.held.free_slots()
+                self._keep(key, entry, kept.get(key[1], 0), "the plan does not keep it after its phase")
 
-    def held(self, identity: str) -> dict[str, int]:
-        """Bytes of each of a model's components that are on the device."""
-        return {key[1]: entry.bytes for key, entry in self._entries.items() if key[0] == identity and entry.on_device}
+    def move(
+        self, identity: str, wants: Sequence[Want], kept: Mapping[str, int | None], budget_bytes: int, reason: str
+    ) -> None:
+        """Place what runs anew, between two blocks, and let everything else leave as far as it must.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for it either; what runs goes on as it was.
+        """
+        running = {(identity, want.name) for want in wants}
+        for key, entry in list(self._entries.items()):
+            if key not in running:
+                self._keep(key, entry, kept.get(key[1], 0) if key[0] == identity else 0, reason)
+        for want in wants:
+            held = self._entries[identity, want.name].held
+            held.move(held.resident_of(want.counts, want.slots, want.room_bytes), want.slots, reason)
+        self._accelerator.release_cached()
+
+    def held(self, identity: str) -> dict[str, tuple[int, str]]:
+        """(bytes, format) of each of a model's components that is on the device."""
+        return {
+            key[1]: (entry.held.held_bytes, entry.format)
+            for key, entry in self._entries.items()
+            if key[0] == identity and entry.held.held_bytes
+        }
+
+    def sizes(self, identity: str, formats: Mapping[str, str]) -> dict[str, int]:
+        """Bytes of each of a model's components that is known in its format, when all of it is on the device."""
+        return {
+            key[1]: entry.held.size
+            for key, entry in self._entries.items()
+            if key[0] == identity and entry.format == formats[key[1]]
+        }
 
     def in_memory(self, identity: str) -> list[str]:
-        """The components of a model that are in host memory (where there is one memory, those on the device)."""
+        """The components of a model that need not be read from a cold file."""
         return [key[1] for key in self._entries if key[0] == identity]
+
+    @property
+    def link_bytes(self) -> int:
+        """Bytes that have crossed the link."""
+        return self._forgotten_link_bytes + sum(entry.held.link_bytes for entry in self._entries.values())
+
+    def streamed_bytes(self, identity: str) -> dict[str, int]:
+        """Bytes of each of a model's components that came anew in each pass when it ran last."""
+        return {key[1]: entry.held.streamed_bytes for key, entry in self._entries.items() if key[0] == identity}
+
+    def foldings(self, identity: str) -> dict[str, Folding]:
+        """What computes the folded layers of each of a model's components that has such."""
+        entries = self._entries.items()
+        return {key[1]: entry.held.folding for key, entry in entries if key[0] == identity and entry.held.folding}
+
+    def folded_bytes(self, identity: str) -> dict[str, int]:
+        """Bytes of each of a model's components that are not on the device while it runs."""
+        entries = self._entries.items()
+        return {key[1]: entry.held.folded_bytes for key, entry in entries if key[0] == identity}
 
     def evict_all(self, owner: str, reason: str) -> None:
         """Let every component leave the device. Not to be called inside a hold."""
-        for key in list(self._entries):
-            self._leave(key, owner, reason)
+        self._owner = owner
+        for key, entry in list(self._entries.items()):
+            self._keep(key, entry, 0, reason)
         self._accelerator.release_cached()
 
     def drop_model(self, identity: str, owner: str, reason: str) -> None:
         """Forget every component of a model, on the device and in host memory."""
+        self._owner = owner
         for key in [key for key in self._entries if key[0] == identity]:
-            self._leave(key, owner, reason)
-            self._entries.pop(key, None)
+            self._keep(key, self._entries[key], 0, reason)
+            self._forget(key)
 
     # ---------------------------------------------------------------------------------------------------------------
 
-    def _bring(self, key: Key, pinned: set[Key], owner: str, budget_bytes: int) -> nn.Module:
-        entry = self._entries[key]
-        if entry.on_device:
-            return entry.module
-        self._evict(entry.bytes, budget_bytes, pinned, owner)
-        if self._accelerator.has_own_memory:
+    def _open(
+        self,
+        key: Key,
+        model: str,
+        want: Want,
+        load: Callable[[str, str], Opened],
+        size: int,
+        running: set[Key],
+        budget_bytes: int,
+    ) -> _Entry:
+        known = self._entries.get(key)
+        if known is not None and known.format == want.format and (known.held.folding is not None) == want.folds:
+            return known
+        if known is not None:
+            how = "with" if want.folds else "without"
+            self._keep(key, known, 0, f"it is needed as {want.format}, {how} modulation computed before it runs")
+            self._forget(key)
+        self._make_host_room(size, budget_bytes, running)
+        opened = load(key[1], want.format)
+
+        def note(part: str, change: int, reason: str) -> None:
+            self._ledger.change((key[0], part), self._owner, model, opened.format, change, reason)
+
+        held: Network | Whole
+        if opened.slabs is None:
+            held = Whole(key[1], opened.module, note)
+        else:
+            held = Network(key[1], opened.module, *opened.slabs, self._accelerator, note, opened.scratch)
+        entry = self._entries[key] = _Entry(model, held, opened.format, opened.host_bytes)
+        return entry
+
+    def _place(self, entry: _Entry, want: Want, running: set[Key], budget_bytes: int) -> None:
+        held = entry.held
+        resident = held.resident_of(want.counts, want.slots, want.room_bytes)
+        try:
+            self._evict(held.needed_bytes(resident, want.slots), running, budget_bytes)
+            held.place(resident, want.slots)
+        except torch.OutOfMemoryError:
+            for key, other in list(self._entries.items()):
+                if key not in running:
+                    self._keep(key, other, 0, "memory ran out")
+            self._accelerator.release_cached()
             try:
-                self._copy_in(entry)
-            except torch.OutOfMemoryError:
-                self._copy_out(entry)
-                self._evict(budget_bytes, budget_bytes, pinned, owner)
-                self._accelerator.release_cached()
-                self._copy_in_or_explain(entry)
-            self.link_bytes += entry.bytes
-        entry.on_device = True
-        self._ledger.arrive(key, owner, entry.model, entry.format, entry.bytes, "needed by the phase")
-        return entry.module
+                held.place(resident, want.slots)
+            except torch.OutOfMemoryError as error:
+                held.keep(0, "memory ran out")
+                raise DoesNotFitError(
+                    f"{held.name} of {entry.model} ({in_words(held.size)}) does not fit into the device's memory; "
+                    "close other programs that use the graphics card or choose a smaller model."
+                ) from error
 
-    def _evict(self, wanted: int, budget_bytes: int, pinned: set[Key], owner: str) -> None:
-        """Let components leave, least recently used first, until `wanted` bytes fit into the budget."""
-        order = sorted((e.used, key) for key, e in self._entries.items() if e.on_device and key not in pinned)
-        for _, key in order:
-            if self._ledger.resident_bytes + wanted <= budget_bytes:
+    def _start(self, stack: ExitStack, wants: Sequence[Want], held: Mapping[str, Network | Whole]) -> None:
+        """Start the copies of each component, those of the first first."""
+        after = None
+        for number, want in enumerate(wants):
+            network = held[want.name]
+            ring = self._ring(number, network.largest)
+            streamer = stack.enter_context(network.running(ring, want.passes, after))
+            after = streamer.loaded if streamer is not None else None
+        for network in held.values():
+            network.ready()
+
+    def _ring(self, number: int, largest: int) -> Ring:
+        """A ring that copies slabs of so many bytes at once; one for each component that runs at the same time."""
+        while len(self._rings) <= number:
+            self._rings.append(Ring(self._accelerator, largest))
+        if not self._rings[number].takes(largest):
+            self._rings[number] = Ring(self._accelerator, largest)
+        return self._rings[number]
+
+    def _evict(self, wanted: int, running: set[Key], budget_bytes: int) -> None:
+        """Let components of other models leave, least recently used first, until `wanted` more bytes fit."""
+        mine = {key[0] for key in running}
+        others = sorted((entry.used, key) for key, entry in self._entries.items() if key[0] not in mine)
+        for _, key in others:
+            excess = self._ledger.resident_bytes + wanted - budget_bytes
+            if excess <= 0:
                 return
-            self._leave(key, owner, "made room for the phase")
+            entry = self._entries[key]
+            self._keep(key, entry, max(0, entry.held.held_bytes - excess), "made room for the phase")
 
-    def _make_host_room(self, wanted: int, budget_bytes: int, pinned: set[Key], owner: str) -> None:
+    def _make_host_room(self, wanted: int, budget_bytes: int, running: set[Key]) -> None:
         """Before a component is read into host memory, let others leave as far as that memory is short."""
         if not self._accelerator.has_own_memory:
-            self._evict(wanted, budget_bytes, pinned, owner)  # the device's memory is the host's
+            self._evict(wanted, running, budget_bytes)  # the device's memory is the host's
             return
-        idle = sorted((e.used, key) for key, e in self._entries.items() if not e.on_device and key not in pinned)
+        idle = sorted((e.used, key) for key, e in self._entries.items() if not e.held.held_bytes and key not in running)
         for _, key in idle:
             if memory()[1] - HOST_RESERVE_BYTES >= wanted:
                 return
-            del self._entries[key]
+            if self._entries[key].host_bytes:
+                self._forget(key)
 
-    def _leave(self, key: Key, owner: str, reason: str) -> None:
-        entry = self._entries[key]
-        if not entry.on_device:
+    def _keep(self, key: Key, entry: _Entry, size: int | None, reason: str) -> None:
+        if size is None or not entry.held.held_bytes:
             return
-        entry.on_device = False
-        self._ledger.depart(key, owner, entry.model, entry.format, reason)
-        if self._accelerator.has_own_memory:
-            self._copy_out(entry)
-        else:
-            del self._entries[key]  # one memory: a component that left is read from its file again
+        entry.held.keep(size, reason)
+        if isinstance(entry.held, Whole) and not entry.held.held_bytes:
+            self._forget(key)  # one memory: a component that left is read from its file again
 
-    def _copy_in(self, entry: _Entry) -> None:
-        for name, tensor in _tensors(entry.module):
-            host = entry.host.setdefault(name, tensor.data)
-            tensor.data = entry.device[name] = self._accelerator.place(host, entry.component)
-
-    def _copy_in_or_explain(self, entry: _Entry) -> None:
-        try:
-            self._copy_in(entry)
-        except torch.OutOfMemoryError as error:
-            self._copy_out(entry)
-            raise UserError(
-                f"{entry.component} of {entry.model} ({entry.bytes / 1e9:.1f} GB) does not fit into the device's "
-                "memory; close other programs that use the graphics card or choose a smaller model."
-            ) from error
-
-    def _copy_out(self, entry: _Entry) -> None:
-        """Let every tensor stand for its host copy; nothing is copied, since weights do not change on the device."""
-        for name, tensor in _tensors(entry.module):
-            if name in entry.device:
-                tensor.data = self._accelerator.absent(entry.host[name])
-                self._accelerator.free(entry.device.pop(name))
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _bytes(module: nn.Module) -> int:
-    """Bytes of parameters and buffers, shared storage counted once."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for _, tensor in _tensors(module)
-    }
-    return sum(storages.values())
-
-
-def _format(module: nn.Module) -> str:
-    """The format that most bytes of a module are in."""
-    counts: dict[torch.dtype, int] = {}
-    for parameter in module.parameters():
-        counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.nbytes
-    return format_name(max(counts, key=lambda dtype: counts[dtype])) if counts else "F32"
+    def _forget(self, key: Key) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        held = entry.held
+        self._forgotten_link_bytes += held.link_bytes
+        if isinstance(held, Network):
+            held.close()

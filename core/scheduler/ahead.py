@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from core.generation.conditioning import ConditioningCache
 from core.generation.interrupt import Interrupt, Interrupted
@@ -26,11 +26,16 @@ def pays(plan: Plan, phase: PhasePlan) -> bool:
 
 
 def encode_ahead(
-    waiting: Sequence[Request], model: LoadedModel, cache: ConditioningCache, interrupt: Interrupt, seconds: float
+    waiting: Sequence[Request],
+    model: LoadedModel,
+    formats: Mapping[str, str],
+    cache: ConditioningCache,
+    interrupt: Interrupt,
+    seconds: float,
 ) -> int:
     """Put encodings of waiting requests of this model into the cache, for at most so many seconds.
 
-    The encoders must be held. Prompts are encoded one at a time, since a batch would give other numbers.
+    The encoders must be held, in these formats. Prompts are encoded one at a time: a batch would give other numbers.
 
     Returns:
         How many were encoded.
@@ -43,10 +48,12 @@ def encode_ahead(
         if time.monotonic() >= end:
             break
         try:
+            if not asked.how.cache:
+                continue
             info = catalogue.find(asked.model)
             if info.identity != model.identity:
                 continue
-            run = Run(resolve(asked, info), model.pipeline, model.previewer, interrupt)
+            run = Run(resolve(asked, info), model.pipeline, model.previewer, interrupt, formats)
             if not run.recall_encoding(cache):
                 run.encode(cache)
                 done += 1

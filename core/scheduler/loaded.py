@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
-from torch import nn
 
+from core.generation.packing import Tick
 from core.generation.pipeline import Pipeline, build
 from core.generation.preview import Previewer
 from core.hardware.interface import Accelerator
-from core.messages import ComponentUse, LedgerRecord, Request
+from core.messages import ComponentUse, LedgerRecord, Phase, Request
 from core.models.info import ModelInfo
-from core.plans import PhasePlan, Plan
-from core.precision.dtypes import component_dtype, format_name
+from core.plans import PhasePlan, Placement, Plan, formats_of
+from core.precision.dtypes import component_dtype
 from core.residency.ledger import Ledger
-from core.residency.warm import WarmCache
+from core.residency.warm import Opened, Want, WarmCache
 from core.scheduler.planner import Planner
 
 # Models whose tokenizers and skeletons (and, memory allowing, weights) are kept at hand.
 KEPT = 4
+
+
+Prepare = Callable[[str, str, Callable[[Tick], Opened]], Opened]
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class LoadedModels:
         self._ledger = Ledger(emit)
         self._warm = WarmCache(accelerator, self._ledger)
         self._models: dict[Path, LoadedModel] = {}
+        self._link_bytes = 0
         self.planner = Planner(accelerator)
 
     def get(self, info: ModelInfo, owner: str) -> LoadedModel:
@@ -61,9 +66,23 @@ class LoadedModels:
             self._warm.drop_model(oldest.identity, owner, "other models were used since")
         return model
 
-    def plan(self, model: LoadedModel, request: Request, *, encoded: bool) -> Plan:
-        """What a resolved request of the model will hold and take. Raises UserError when it does not fit."""
-        return self.planner.plan(
+    def plan(
+        self,
+        model: LoadedModel,
+        request: Request,
+        budget: int,
+        *,
+        encoded: bool = False,
+        formats: Mapping[str, str] | None = None,
+        fold: bool | None = None,
+    ) -> Plan:
+        """What a resolved request of the model will hold and take, with so many bytes of memory.
+
+        `encoded` says that the text's encoding is known, `formats` what has been decided about formats already, `fold`
+        what about folding. Raises UserError when it does not fit.
+        """
+        unfoldable = model.pipeline.unfoldable
+        plan = self.planner.plan(
             model.pipeline.info,
             request,
             [(group.phase, group.networks) for group in model.pipeline.phases],
@@ -71,8 +90,11 @@ class LoadedModels:
             warm=self._warm.held(model.identity),
             in_memory=self._warm.in_memory(model.identity),
             encoded=encoded,
-            held_bytes=self._ledger.resident_bytes,
+            formats=formats or {},
+            fold=False if unfoldable else fold,
+            budget=budget,
         )
+        return msgspec.structs.replace(plan, reasons=(*plan.reasons, unfoldable)) if unfoldable else plan
 
     @contextmanager
     def hold(
@@ -81,29 +103,41 @@ class LoadedModels:
         plan: Plan,
         phase: PhasePlan,
         owner: str,
-        prepare: Callable[[str, str, Callable[[], nn.Module]], nn.Module],
+        prepare: Prepare,
+        give_way: Callable[[str], bool] | None = None,
     ) -> Iterator[None]:
-        """Have a phase's components on the device and in the pipeline for the length of a `with`.
+        """Have a phase's components ready to run, in the pipeline, for the length of a `with`.
 
-        What is not in memory yet is read through `prepare(component, owner, load)`, which returns what `load()` does.
+        What is not known yet is opened through `prepare(component, owner, open)`, which returns what `open(tick)` does.
+        When memory runs out inside of a block `give_way(reason)` is asked for more (see `move`).
         """
         pipeline = model.pipeline
         with self._warm.hold(
             model.identity,
             pipeline.info.name,
-            _components(phase),
-            lambda name: prepare(name, owner, lambda: pipeline.load(name)),
+            _wants(plan, phase),
+            lambda name, wanted: prepare(
+                name, owner, lambda tick: pipeline.open(name, wanted, tick, fold=_folds(plan, name))
+            ),
             sizes=self._sizes(model),
+            kept=_kept(plan),
             owner=owner,
-            keep={component.name for component in plan.components if component.kept_bytes},
-            # the rest of the budget is for what the phase computes with
-            budget_bytes=plan.budget_bytes - phase.activation_bytes - phase.scratch_bytes,
+            budget_bytes=_for_weights(plan, phase),
+            give_way=give_way,
         ) as modules:
-            pipeline.attach(modules)
+            pipeline.attach(modules, self._warm.foldings(model.identity))
             try:
                 yield
             finally:
-                pipeline.detach(_components(phase))
+                pipeline.detach([placement.component for placement in phase.placements])
+
+    def move(self, model: LoadedModel, plan: Plan, phase: PhasePlan, reason: str) -> None:
+        """Place what a phase holds as another plan says, between two blocks. Raises torch.OutOfMemoryError."""
+        self._warm.move(model.identity, _wants(plan, phase), _kept(plan), _for_weights(plan, phase), reason)
+
+    def budget_of(self, request: Request) -> int:
+        """What weights and activations of a request may take now, as the driver tells."""
+        return self._accelerator.budget_bytes(self._ledger.resident_bytes, request.how.headroom_bytes)
 
     def evict_all(self, owner: str, reason: str) -> None:
         """Let everything leave the device."""
@@ -115,22 +149,32 @@ class LoadedModels:
         """Begin the account of a run."""
         self._ledger.start_run()
         self._accelerator.reset_peak()
-        self._warm.link_bytes = 0
+        self._link_bytes = self._warm.link_bytes
 
     @property
     def link_bytes(self) -> int:
         """Bytes that crossed the link since `start_run`."""
-        return self._warm.link_bytes
+        return self._warm.link_bytes - self._link_bytes
 
     @property
     def peak_bytes(self) -> int:
         """The most bytes on the device since `start_run`, as torch's allocator or else the ledger counts them."""
         return max(self._accelerator.peak_bytes(), self._ledger.peak_bytes)
 
-    def use(self, model: LoadedModel) -> dict[str, ComponentUse]:
+    def use(self, model: LoadedModel, plan: Plan) -> dict[str, ComponentUse]:
         """What each of a model's components was since `start_run`."""
+        planned = {component.name: component.bytes for component in plan.components}
+        sizes = planned | self._warm.sizes(model.identity, formats_of(plan))
+        streamed = self._warm.streamed_bytes(model.identity)
+        folded = self._warm.folded_bytes(model.identity)
         return {
-            name: self._ledger.use((model.identity, name), format_name(self._dtype(model, name)))
+            name: self._ledger.use(
+                (model.identity, name),
+                plan.component(name).format,
+                sizes[name],
+                streamed.get(name, 0),
+                folded.get(name, 0),
+            )
             for name in model.pipeline.skeletons
         }
 
@@ -147,5 +191,38 @@ class LoadedModels:
         return component_dtype(self._accelerator.compute_dtype, config)
 
 
-def _components(phase: PhasePlan) -> tuple[str, ...]:
-    return tuple(placement.component for placement in phase.placements)
+def _wants(plan: Plan, phase: PhasePlan) -> list[Want]:
+    return [_want(placement, plan, phase) for placement in phase.placements]
+
+
+def _want(placement: Placement, plan: Plan, phase: PhasePlan) -> Want:
+    whole = placement.streamed_bytes == 0
+    return Want(
+        name=placement.component,
+        format=plan.component(placement.component).format,
+        counts=None if whole else placement.resident_blocks,
+        slots=0 if whole else phase.slots,
+        room_bytes=placement.resident_bytes + phase.slots * placement.slot_bytes,
+        # encoders also run for the prompts that wait
+        passes=phase.passes if phase.phase is Phase.DENOISE else None,
+        folds=_folds(plan, placement.component),
+    )
+
+
+def _folds(plan: Plan, name: str) -> bool:
+    """Whether some layers of a component are computed before it runs."""
+    return plan.component(name).folded_bytes > 0
+
+
+def _for_weights(plan: Plan, phase: PhasePlan) -> int:
+    """The part of the budget that is not for what the phase computes with."""
+    return plan.budget_bytes - phase.activation_bytes - phase.scratch_bytes
+
+
+def _kept(plan: Plan) -> dict[str, int | None]:
+    """Bytes of each component that may stay when it does not run; None where the plan keeps all that is resident."""
+    resident = {p.component: p.resident_bytes for phase in plan.phases for p in phase.placements}
+    return {
+        component.name: None if component.kept_bytes >= resident[component.name] else component.kept_bytes
+        for component in plan.components
+    }

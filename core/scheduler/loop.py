@@ -1,4 +1,4 @@
-"""The run loop: takes what waits, plans it, and runs its phases, each inside one hold of its components."""
+"""The run loop: takes what waits, one after the other, and outlives whatever goes wrong with it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
-import msgspec
 import torch
-from PIL import Image
-from torch import nn
 
-from core.generation import outputs
 from core.generation.conditioning import ConditioningCache
 from core.generation.interrupt import Interrupt, Interrupted
-from core.generation.run import Run
+from core.generation.packing import Tick
 from core.hardware.accelerator import choose
 from core.hardware.interface import Accelerator
-from core.library import metadata
 from core.messages import (
     Cancel,
     Cancelled,
@@ -30,30 +23,24 @@ from core.messages import (
     Failed,
     Finished,
     Phase,
-    Planned,
-    Prediction,
-    Preview,
     Progress,
-    Ready,
     Request,
     ResidencyError,
-    Started,
     Submit,
     WarmedUp,
     WarmUp,
 )
 from core.models import catalogue
-from core.models.check import resolve
-from core.models.info import ModelInfo
-from core.plans import Plan
-from core.scheduler.ahead import LATENCY_SHARE, encode_ahead, pays
+from core.residency.folding import FoldingError
+from core.residency.warm import DoesNotFitError, Opened
 from core.scheduler.loaded import LoadedModels
-from core.scheduler.pace import Pace
+from core.scheduler.making import SQUEEZE, Making, Studio
 from core.scheduler.rehearsal import Rehearsal
 from core.scheduler.waiting import Waiting
+from core.sizes import in_words
 
-# Previews are painted at most this often: more cannot be seen, and painting takes time from the steps.
-PREVIEW_INTERVAL_SECONDS = 0.05
+_ATTEMPTS = 4  # how often a picture is begun when memory runs out
+_TOLD_SECONDS = 0.2  # how often it is told how far packing is
 
 
 class Scheduler:
@@ -72,9 +59,9 @@ class Scheduler:
         self._running = ""
         self._warming = False
         self._stopping = False
-        self._encodings = ConditioningCache()
         self._accelerator: Accelerator
         self._models: LoadedModels
+        self._studio: Studio
 
     @property
     def running(self) -> str:
@@ -111,8 +98,16 @@ class Scheduler:
         self._accelerator = choose(self._asked) if isinstance(self._asked, str) else self._asked
         torch.backends.cudnn.benchmark = False  # it would choose kernels by timing, and pixels with them
         self._models = LoadedModels(self._accelerator, self._emit)
-        total, free = self._accelerator.memory()
-        self._emit(Ready(self._accelerator.kind, self._accelerator.name, str(torch.__version__), total, free))
+        self._studio = Studio(
+            self._accelerator,
+            self._models,
+            ConditioningCache(),
+            self._interrupt,
+            self._waiting,
+            self._emit,
+            self._prepare,
+        )
+        self._emit(self._models.planner.ready(str(torch.__version__)))
         while (item := self._waiting.next()) is not None:
             if isinstance(item, WarmUp):
                 self._warm_up(item)
@@ -140,6 +135,8 @@ class Scheduler:
             if _is_out_of_memory(error):
                 kind = ErrorKind.USER
                 sentence = "There is not enough memory; choose a smaller size or close other programs."
+                if isinstance(error, DoesNotFitError):
+                    sentence = str(error)
             else:
                 kind = ErrorKind.INTERNAL
                 sentence = f"Something went wrong inside Residency ({type(error).__name__}); the engine log has it."
@@ -150,24 +147,38 @@ class Scheduler:
             self._emit(event)
 
     def _make_or_make_room(self, request: Request) -> Finished:
-        """Make a picture; when memory runs out, once more with nothing on the device but what it needs."""
+        """Make a picture; when memory runs out, again with nothing else on the device and a plan for less of it."""
+        shortage = 0
+        reasons: tuple[str, ...] = ()
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._make(request, shortage, reasons)
+            except Exception as error:
+                if not _is_out_of_memory(error) or attempt == _ATTEMPTS:
+                    raise
+            reasons = ("memory ran out, so everything else left the device and the picture was begun again",)
+            self._models.evict_all(request.id, reasons[0])
+            if attempt > 1:  # what was there did not suffice alone: other programs, or more activations than planned
+                shortage += round(SQUEEZE * self._accelerator.memory()[0])
+                reasons = (*reasons, f"planned for {in_words(shortage)} less than the driver says is free")
+        raise AssertionError  # the last attempt returns or raises
+
+    def _make(self, request: Request, shortage: int, reasons: tuple[str, ...]) -> Finished:
         try:
-            return self._make(request)
-        except Exception as error:
-            if not _is_out_of_memory(error):
-                raise
-        reason = "memory ran out, so everything else left the device and the picture was begun again"
-        self._models.evict_all(request.id, reason)
-        return self._make(request, reason)
+            return Making(request, self._studio, shortage, reasons).run()
+        except FoldingError:  # it cannot be done for this model, which is planned without it now
+            return Making(request, self._studio, shortage, reasons).run()
 
     def _warm_up(self, item: WarmUp) -> None:
         begin, problem = time.monotonic(), ""
         try:
             info = catalogue.find(item.model)
             model = self._models.get(info, "warm-up")
-            Rehearsal(self._models, self._accelerator, self._interrupt, self._prepare).warm_up(model)
+            Rehearsal(self._models, self._accelerator, self._interrupt, self._prepare).warm_up(model, item.how)
         except Interrupted:
             pass  # a request came; what it needs is loaded or will be
+        except FoldingError:
+            pass  # what is planned from now on does without
         except ResidencyError as error:
             problem = str(error)
         except Exception as error:  # the request that needs the model will meet it again, and say so
@@ -177,106 +188,23 @@ class Scheduler:
             self._warming = False
         self._emit(WarmedUp(item.model, time.monotonic() - begin, problem))
 
-    def _make(self, asked: Request, *reasons: str) -> Finished:
-        begin = time.monotonic()
-        info = catalogue.find(asked.model)
-        request = resolve(asked, info)
-        self._emit(Started(request.id, request))
-        self._emit(Progress(request.id, Phase.LOAD))
-        if request.out:
-            metadata.check_writable(Path(request.out))
-        self._models.start_run()
-        model = self._models.get(info, request.id)
-        run = Run(request, model.pipeline, model.previewer, self._interrupt)
-        encoded = run.recall_encoding(self._encodings)
-        plan = self._models.plan(model, request, encoded=encoded)
-        plan = msgspec.structs.replace(plan, reasons=(*reasons, *plan.reasons))
-        self._emit(Planned(request.id, plan))
-        run.reasons.extend(plan.reasons)
-        pace = Pace(plan)
-        planned = {phase.label: phase.seconds for phase in plan.phases if not phase.skipped}
-        predicted = Prediction(plan.total_seconds, plan.peak_bytes, planned)
-        seconds = {phase.phase: 0.0 for phase in plan.phases}
-        loading = time.monotonic() - begin
-        image = None
-        for phase in plan.phases:
-            if phase.skipped:
-                continue
-            asked_for = time.monotonic()
-            with self._models.hold(model, plan, phase, request.id, self._prepare):
-                held = time.monotonic()
-                with self._accelerator.computing():
-                    image = self._run_phase(phase.phase, run, pace)
-                self._accelerator.synchronize()
-                seconds[phase.phase] = time.monotonic() - held
-                if phase.phase is Phase.ENCODE and not request.draft and pays(plan, phase):
-                    limit = LATENCY_SHARE * plan.total_seconds
-                    encode_ahead(self._waiting.requests(), model, self._encodings, self._interrupt, limit)
-            loading += held - asked_for
-        assert image is not None  # the last phase is always DECODE
-        facts = outputs.Facts(
-            accelerator=self._accelerator,
-            budget_bytes=plan.budget_bytes,
-            peak_device_bytes=self._models.peak_bytes,
-            link_bytes=self._models.link_bytes,
-            seconds={
-                "load": loading,
-                **{str(phase): value for phase, value in seconds.items()},
-                "total": time.monotonic() - begin,
-            },
-            guidance=run.guidance,
-            scheduler=type(model.pipeline.modular.scheduler).__name__,
-            predicted=predicted,
-            components=self._models.use(model),
-            reasons=run.reasons,
-        )
-        self._learn(info, request, plan, pace, seconds, time.monotonic() - begin)
-        if request.out:
-            self._emit(Progress(request.id, Phase.SAVE))
-        return outputs.finish(request, info, image, facts)
+    def _prepare(self, name: str, owner: str, load: Callable[[Tick], Opened]) -> Opened:
+        """Open a component: told to the person who waits for it, and open to interruption."""
+        told = 0.0
 
-    def _learn(
-        self, info: ModelInfo, request: Request, plan: Plan, pace: Pace, seconds: dict[Phase, float], total: float
-    ) -> None:
-        """Tell the planner how long it took; loading is left out, so that plans learn what computing takes."""
-        measured = {
-            phase.label: pace.step_seconds if phase.phase is Phase.DENOISE else seconds[phase.phase]
-            for phase in plan.phases
-            if not phase.skipped
-        }
-        self._models.planner.learn(info, request, plan, measured, total, self._accelerator.peak_bytes())
+        def tick(done: float) -> None:
+            nonlocal told
+            self._interrupt.check()
+            if owner == self._running and time.monotonic() - told > _TOLD_SECONDS:
+                told = time.monotonic()
+                self._emit(Progress(owner, Phase.LOAD, round(100 * done), 100, note=f"packing the {name}, once"))
 
-    def _prepare(self, name: str, owner: str, load: Callable[[], nn.Module]) -> nn.Module:
-        """Read a component's weights: told to the person who waits for it, and open to interruption."""
         self._interrupt.check()
         if owner == self._running:
             self._emit(Progress(owner, Phase.LOAD, note=name))
-        module = load()
-        self._interrupt.watch(module)
-        return module
-
-    def _run_phase(self, phase: Phase, run: Run, pace: Pace) -> Image.Image | None:
-        request = run.request
-        steps = request.steps or 0
-        self._emit(Progress(request.id, phase, 0, steps, pace.left(phase, steps)))
-        match phase:
-            case Phase.ENCODE:
-                run.encode(self._encodings)
-            case Phase.DENOISE:
-                pace.begin()
-                run.denoise(partial(self._on_step, request.id, steps, pace))
-            case _:
-                return run.decode()
-        return None
-
-    def _on_step(
-        self, request_id: str, steps: int, pace: Pace, step: int, paint: Callable[[], tuple[int, int, bytes]]
-    ) -> None:
-        pace.lap()
-        self._emit(Progress(request_id, Phase.DENOISE, step, steps, pace.left(Phase.DENOISE, steps - step)))
-        if step < steps and pace.since_preview() >= PREVIEW_INTERVAL_SECONDS:
-            self._emit(Preview(request_id, step, steps, *paint()))
-            pace.painted()
+        opened = load(tick)
+        self._interrupt.watch(opened.module)
+        return opened
 
 
 def _is_out_of_memory(error: Exception) -> bool:

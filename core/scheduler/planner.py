@@ -8,17 +8,25 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from core import folders
+from core.generation.estimate import run_dry
 from core.generation.measure_folder import profile_of_folder
+from core.generation.parts import parts_of
 from core.hardware.calibrate import known
 from core.hardware.interface import Accelerator
-from core.messages import Phase, Request, ResidencyError
+from core.hardware.told import tell
+from core.messages import Phase, Ready, Request, ResidencyError
 from core.models.info import ModelInfo
 from core.models.profile import BlockKind, ComponentProfile, Limits, ModelProfile, PhaseNeed, Tensor
+from core.planning import chances
 from core.planning.history import History, PastRun
+from core.planning.how import options_of
 from core.planning.job import Job
-from core.planning.options import ENGINE
+from core.planning.options import engine_on
+from core.planning.policy import sixteen_bit
 from core.planning.solve import solve
 from core.plans import Plan, computing_seconds
+from core.precision.formats import FORMATS
 
 
 class Planner:
@@ -29,7 +37,21 @@ class Planner:
         self._accelerator = accelerator
         self.hardware = known(accelerator)
         self._history = History()
+        self._able = engine_on(own_memory=accelerator.has_own_memory)
         self._profiles: dict[str, ModelProfile] = {}
+
+    def ready(self, torch: str) -> Ready:
+        """What the window is told of this engine when it is up, `torch` being the build's version."""
+        total, free = self._accelerator.memory()
+        return Ready(
+            self._accelerator.kind,
+            self._accelerator.name,
+            torch,
+            total,
+            free,
+            hardware=tell(self.hardware),
+            budget_bytes=self._accelerator.budget_bytes(),
+        )
 
     def plan(
         self,
@@ -38,24 +60,36 @@ class Planner:
         phases: Sequence[tuple[Phase, Sequence[str]]],
         *,
         sizes: Mapping[str, int],
-        warm: Mapping[str, int],
+        warm: Mapping[str, tuple[int, str]],
         in_memory: Sequence[str],
         encoded: bool,
-        held_bytes: int,
+        formats: Mapping[str, str],
+        fold: bool | None,
+        budget: int,
     ) -> Plan:
         """The plan of a resolved request.
 
         Args:
             phases: what the pipeline will really run, in order, with the networks of each phase.
             sizes: bytes of each network as it will be held.
-            warm: bytes of each network that are on the device now; `in_memory` names those in host memory.
+            warm: bytes of each network that are on the device now, and their format.
+            in_memory: the networks that need not be read from a cold file.
             encoded: the text's encoding is cached.
-            held_bytes: all that the engine holds on the device now.
+            formats: those of components that have been decided already.
+            fold: whether modulation is computed before the loop, where that has been decided.
+            budget: bytes of device memory that the job may use.
 
         Raises:
-            UserError: it does not fit; the sentence says the smallest budget that would do.
+            UserError: it does not fit, and the sentence says the smallest budget that would do; or the request fixes
+                what does not exist or what this engine cannot do.
         """
         model = self._profile(info, phases, sizes)
+        options = options_of(request.how, model, self.hardware, self._able)
+        options = msgspec.structs.replace(
+            options,
+            formats=options.formats | _decided(model, formats),
+            fold=options.fold if fold is None else fold,
+        )
         job = Job(
             model=model,
             width=request.width or model.defaults.width,
@@ -64,12 +98,15 @@ class Planner:
             guidance=request.guidance if request.guidance is not None else model.defaults.guidance,
             text_tokens=model.defaults.text_tokens,
             encoded=encoded,
-            warm=dict(warm),
+            warm={name: held for name, (held, _) in warm.items()},
+            warm_formats=_decided(model, {name: wanted for name, (_, wanted) in warm.items()}),
             in_memory=frozenset(in_memory),
+            next=chances.of_this_user(),
             pace=self._history.pace(info.fingerprint, self.hardware.name, request.width or 0, request.height or 0),
         )
-        budget = self._accelerator.budget_bytes(held_bytes)
-        plan, _ = solve(job, self.hardware, ENGINE, budget)
+        if request.how.estimate == "dryrun":
+            job = run_dry(job, parts_of(info), self.hardware, options, cache=folders.cache() / "dryruns")
+        plan, _ = solve(job, self.hardware, options, budget)
         return plan
 
     def knows(self, info: ModelInfo, request: Request) -> bool:
@@ -104,7 +141,7 @@ class Planner:
                 pace=self._history.pace(info.fingerprint, self.hardware.name, *size),
                 planned_total=plan.total_seconds,
                 measured_total=total,
-                planned_bytes=plan.peak_bytes,
+                planned_bytes=plan.peak_bytes + self.hardware.context_bytes * self._accelerator.counts_context,
                 measured_bytes=peak,
             )
         )
@@ -135,6 +172,15 @@ class Planner:
             profile = msgspec.structs.replace(profile, components=components, phases=phased)
             self._profiles[info.identity] = profile
         return self._profiles[info.identity]
+
+
+def _decided(model: ModelProfile, formats: Mapping[str, str]) -> dict[str, str]:
+    """Formats as options say them: what is not packed is as its files have it."""
+    return {
+        name: wanted if FORMATS[wanted].packed else sixteen_bit(model.components[name].source_format)
+        for name, wanted in formats.items()
+        if name in model.components
+    }
 
 
 def _bare(info: ModelInfo, sizes: Mapping[str, int]) -> ModelProfile:

@@ -7,23 +7,18 @@ the plan of the first picture knows more than the rates of this machine.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-
-from torch import nn
 
 from core.generation.interrupt import Interrupt
 from core.generation.run import Run
 from core.hardware.interface import Accelerator
-from core.messages import Phase, Request
+from core.messages import How, Phase, Request
 from core.models.check import resolve
-from core.plans import Plan
-from core.scheduler.loaded import LoadedModel, LoadedModels
+from core.plans import Plan, formats_of
+from core.scheduler.loaded import LoadedModel, LoadedModels, Prepare
 
 _OWNER = "warm-up"
 _QUICK_SECONDS = 5.0  # a first run that took longer is not followed by another one
 _TIMED_STEPS = 2  # with one step the work around the loop would count as much as the step
-
-Prepare = Callable[[str, str, Callable[[], nn.Module]], nn.Module]
 
 
 class Rehearsal:
@@ -34,11 +29,14 @@ class Rehearsal:
         self._models, self._accelerator = models, accelerator
         self._interrupt, self._prepare = interrupt, prepare
 
-    def warm_up(self, model: LoadedModel) -> None:
-        """Load a model and run it. Raises as a real run does, and Interrupted when somebody waits now."""
+    def warm_up(self, model: LoadedModel, how: How) -> None:
+        """Load a model and run it as pictures will be made.
+
+        Raises as a real run does, and Interrupted when somebody waits now.
+        """
         info, planner = model.pipeline.info, self._models.planner
-        _, measured = self._run(model, resolve(Request(prompt="warm up", steps=1), info))
-        request = resolve(Request(prompt="warm up", steps=_TIMED_STEPS), info)
+        _, measured = self._run(model, resolve(Request(prompt="warm up", steps=1, how=how), info))
+        request = resolve(Request(prompt="warm up", steps=_TIMED_STEPS, how=how), info)
         if sum(measured.values()) < _QUICK_SECONDS and not planner.knows(info, request):
             begin = time.monotonic()
             plan, measured = self._run(model, request)
@@ -46,8 +44,8 @@ class Rehearsal:
 
     def _run(self, model: LoadedModel, request: Request) -> tuple[Plan, dict[str, float]]:
         """(the plan, seconds by phase's label, those of one step where a phase has steps)."""
-        plan = self._models.plan(model, request, encoded=False)
-        run = Run(request, model.pipeline, model.previewer, self._interrupt)
+        plan = self._models.plan(model, request, self._models.budget_of(request))
+        run = Run(request, model.pipeline, model.previewer, self._interrupt, formats_of(plan))
         measured: dict[str, float] = {}
         for phase in plan.phases:
             with self._models.hold(model, plan, phase, _OWNER, self._prepare), self._accelerator.computing():

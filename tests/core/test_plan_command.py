@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from core import cli
+from core.hardware import kept
+from core.hardware import profile as cards
+from core.hardware.machine import detect
 from core.models import profile as models
 
 
@@ -111,6 +116,52 @@ def test_old_words_and_fixed_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     assert total("--residency", "transformer=streamed")["phases"][1]["streamed_bytes"] > 0
 
 
+def report(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    code, out, err = run(capsys, "plan", "--json", *words)
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_the_processor_and_an_emulated_card_are_machines_too(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    cpu = report(capsys, "--accelerator", "cpu")
+    assert {component["format"] for component in cpu["components"].values()} == {"F32"}
+    card = msgspec.structs.replace(
+        cards.load("rtx-3060"), name="measured", title=f"{cards.load('rtx-3060').title} (emulated)", vendor="emulated"
+    )
+    emulated = ("--accelerator", "emulated", "--gpu", "rtx-3060")
+    assert report(capsys, *emulated)["gpu"] == "rtx-3060"  # as its data sheet says
+    kept.folder().mkdir(parents=True)
+    (kept.folder() / "a.json").write_bytes(msgspec.json.encode(kept.Kept(kept.machine_key(detect()), card)))
+    (kept.folder() / "b.json").write_text("{")
+    assert report(capsys, *emulated)["gpu"] == "measured"
+    assert report(capsys, *emulated, "--vram", "6GB")["gpu"] == "rtx-3060"  # another card than was measured
+    assert report(capsys, "--accelerator", "emulated")["gpu"] == "rx-7800-xt"
+
+
+@pytest.mark.slow
+def test_a_model_here_is_planned_by_its_folder(capsys: pytest.CaptureFixture[str], tiny: Callable[[str], Path]) -> None:
+    folder = tiny("sdxl")
+    fitted = report(capsys, "--model", str(folder), "--gpu", "rtx-3060", "--size", "64x64")
+    assert set(fitted["components"]) == {"text_encoder", "text_encoder_2", "unet", "vae"}
+    exact = report(capsys, "--model", str(folder), "--gpu", "rtx-3060", "--size", "64x64", "--estimate", "dryrun")
+    assert "dry run at exactly this size" in " ".join(exact["reasons"])
+
+
+def test_a_dry_run_replaces_the_formula(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--gpu", "rtx-3060", "--size", "176x304", "--steps", "3")
+    fitted, exact = (report(capsys, *words, "--estimate", how) for how in ("formula", "dryrun"))
+    pairs = list(zip(fitted["phases"], exact["phases"], strict=True))
+    told = ["dry run at exactly this size" in " ".join(one["reasons"]) for one in (fitted, exact)]
+    assert told == [False, True]
+    assert all(one["activation_bytes"] == pytest.approx(other["activation_bytes"], rel=0.5) for one, other in pairs)
+
+
+def test_without_the_cache_the_text_is_encoded(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--gpu", "rtx-3060", "--encoded")
+    assert report(capsys, *words)["phases"][0]["skipped"]
+    assert not report(capsys, *words, "--no-cache")["phases"][0]["skipped"]
+
+
 def test_every_card_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "plan", "--gpu", "list")
     assert code == 0
@@ -138,6 +189,22 @@ def test_every_card_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (("--gpu", "rtx-3060", "--prefer", "7"), "not between 0 and 1"),
         (("--gpu", "rtx-3060", "--prefer", "nan"), "not a finite number"),
         (("--gpu", "rtx-3060", "--format", "transformer=Q9"), "no format called Q9"),
+        (("--gpu", "rtx-3060", "--format", "transfromer=Q8_0"), "did you mean transformer?"),
+        (("--gpu", "rtx-3060", "--format", "transformer=F32"), "held as the device computes, and that is BF16"),
+        (("--gpu", "rtx-3060", "--residency", "transformer=9"), "9 blocks of the transformer cannot be resident"),
+        (("--gpu", "rtx-3060", "--residency", "vae=streamed"), "no blocks that could be streamed"),
+        (("--gpu", "apple-m1", "--offload", "stream"), "in the host's own memory"),
+        (("--gpu", "rtx-3060", "--estimate", "guess"), "invalid choice"),
+        (("--accelerator", "gpu"), "no accelerator called gpu"),
+        (("--gpu", "rtx-3060", "--accelerator", "cpu"), "is no cpu device"),
+        (("--gpu", "rx-7600", "--accelerator", "xpu"), "is no xpu device"),
+        (
+            (
+                "--model",
+                "./nowhere",
+            ),
+            "is not a folder",
+        ),
         (("--gpu", "rtx-3060", "--format", "motor=Q8_0"), "has no component called motor"),
         (("--gpu", "rtx-3060", "--slots", "1"), "slots are not possible"),
         (("--gpu", "rtx-3060", "--residency", "transformer=some"), "is not of the form"),

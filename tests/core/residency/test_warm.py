@@ -9,7 +9,7 @@ from core.hardware.accelerator import TorchAccelerator
 from core.messages import LedgerRecord
 from core.residency.blocks import blocks
 from core.residency.ledger import Ledger
-from core.residency.warm import WarmCache
+from core.residency.warm import Opened, Want, WarmCache
 
 KILO = 1000
 SIZES = {"a": 4 * KILO, "b": 4 * KILO, "c": 4 * KILO}
@@ -25,14 +25,21 @@ class Shelf:
         self.cache = WarmCache(TorchAccelerator("cpu", "CPU"), self.ledger)
         self.budget = budget
 
-    def load(self, name: str) -> nn.Module:
+    def load(self, name: str, wanted: str) -> Opened:
         self.loads.append(name)
-        return nn.Linear(KILO, 1, bias=False)
+        return Opened(nn.Linear(KILO, 1, bias=False), wanted)
 
-    def hold(self, *names: str, keep: bool = True) -> None:
-        kept = names if keep else ()
+    def hold(self, *names: str, model: str = "model", keep: bool = True) -> None:
+        kept = dict.fromkeys(SIZES, None) if keep else {name: None for name in SIZES if name not in names}
         with self.cache.hold(
-            "model", "model", names, self.load, sizes=SIZES, owner="job", keep=kept, budget_bytes=self.budget
+            model,
+            model,
+            [Want(name, "F32") for name in names],
+            self.load,
+            sizes=SIZES,
+            kept=kept,
+            owner="job",
+            budget_bytes=self.budget,
         ) as held:
             assert list(held) == list(names)
             assert self.ledger.resident_bytes <= self.budget
@@ -50,10 +57,10 @@ def test_what_fits_stays_warm() -> None:
 
 def test_the_least_recently_used_leaves_first() -> None:
     shelf = Shelf(8 * KILO)
-    shelf.hold("a")
-    shelf.hold("b")
-    shelf.hold("a")
-    shelf.hold("c")
+    shelf.hold("a", model="one")
+    shelf.hold("b", model="two")
+    shelf.hold("a", model="one")
+    shelf.hold("c", model="three")
     departed = [record.component for record in shelf.records if record.change < 0]
     assert departed == ["b"]
     assert shelf.ledger.resident_bytes == 8 * KILO
@@ -65,7 +72,7 @@ def test_what_a_plan_does_not_keep_leaves_after_its_phase() -> None:
     shelf.hold("b", keep=False)
     assert [record.component for record in shelf.records if record.change < 0] == ["b"]
     shelf.hold("c")
-    assert shelf.cache.held("model") == {"a": 4 * KILO, "c": 4 * KILO}
+    assert shelf.cache.held("model") == {"a": (4 * KILO, "F32"), "c": (4 * KILO, "F32")}
 
 
 def test_room_is_made_before_a_component_is_read() -> None:
@@ -73,20 +80,32 @@ def test_room_is_made_before_a_component_is_read() -> None:
     resident_at_load: list[int] = []
     load = shelf.load
 
-    def watched(name: str) -> nn.Module:
+    def watched(name: str, wanted: str) -> Opened:
         resident_at_load.append(shelf.ledger.resident_bytes)
-        return load(name)
+        return load(name, wanted)
 
     shelf.load = watched  # type: ignore[method-assign]
     for name in ("a", "b", "c"):
-        shelf.hold(name)
+        shelf.hold(name, model=f"model of {name}")
     assert resident_at_load == [0, 0, 0]
+
+
+def test_a_plan_that_keeps_less_lets_go_before_the_phase() -> None:
+    shelf = Shelf(12 * KILO)
+    shelf.hold("a", "b")
+    shelf.hold("c", keep=False)
+    assert shelf.cache.held("model") == {"a": (4 * KILO, "F32"), "b": (4 * KILO, "F32")}
+    kept = {"a": 0, "b": None, "c": None}
+    with shelf.cache.hold(
+        "model", "model", [Want("c", "F32")], shelf.load, sizes=SIZES, kept=kept, owner="job", budget_bytes=12 * KILO
+    ):
+        assert shelf.cache.held("model") == {"b": (4 * KILO, "F32"), "c": (4 * KILO, "F32")}
 
 
 def test_a_failed_read_leaves_no_trace() -> None:
     shelf = Shelf(12 * KILO)
 
-    def broken(name: str) -> nn.Module:
+    def broken(name: str, wanted: str) -> Opened:
         raise OSError(name)
 
     shelf.load = broken  # type: ignore[method-assign]
@@ -100,9 +119,9 @@ def test_a_run_has_its_own_peaks() -> None:
     shelf = Shelf(8 * KILO)
     shelf.hold("a", "b")
     shelf.ledger.start_run()
-    shelf.hold("c")
-    use = shelf.ledger.use(("model", "c"), "F32")
-    assert (use.bytes, use.resident_bytes) == (4 * KILO, 4 * KILO)
+    shelf.hold("c", model="other")
+    use = shelf.ledger.use(("other", "c"), "F32", 4 * KILO)
+    assert (use.bytes, use.peak_bytes, use.resident_bytes) == (4 * KILO, 4 * KILO, 4 * KILO)
     assert shelf.ledger.peak_bytes == 8 * KILO
 
 

@@ -13,7 +13,7 @@ from core.hardware.emulated import EmulatedAccelerator
 from core.hardware.emulated_card import EmulatedCard
 from core.library.queue import JobQueue
 from core.messages import Event, Finished, LedgerRecord, Planned, Request
-from core.scheduler import loop
+from core.scheduler import making
 from tests.events import wait_for
 
 MIB = 2**20
@@ -69,7 +69,7 @@ def test_the_encoders_cross_the_link_once_for_all_that_wait(
     monkeypatch: pytest.MonkeyPatch,
     pixels_of: Callable[[], dict[str, str]],
 ) -> None:
-    monkeypatch.setattr(loop, "LATENCY_SHARE", 1e6 if patient else 0.0)
+    monkeypatch.setattr(making, "LATENCY_SHARE", 1e6 if patient else 0.0)
     pixels, seen = run_all(engine, tmp_path)
     plans = [event.plan for event in seen if isinstance(event, Planned)]
     assert any(component.kept_bytes < component.bytes for component in plans[0].components)

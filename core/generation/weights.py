@@ -1,0 +1,150 @@
+"""A component as slabs: its skeleton, the dtypes that it is held in, and where in its files each tensor lies."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+from core.models.headers import TensorHeader, data_start, read_header
+from core.models.info import ComponentInfo
+from core.residency.packed import Scratch, pack
+from core.residency.slabs import Division, divide
+from core.residency.store import FileTensor, HostStore, MemoryTensor, OpenFile, Source
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # fmt: skip
+
+
+Slabs = tuple[Division, HostStore]
+"""How a network is cut, and where the bytes are."""
+
+
+def held_dtypes(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """What each floating-point parameter and persistent buffer is held in, as the libraries would load it.
+
+    Some layers are marked as needing F32: by diffusers whatever the dtype, by transformers for F16, or strictly.
+    """
+    marks = set(getattr(module, "_keep_in_fp32_modules_strict", None) or ())
+    soft = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    if not isinstance(module, PreTrainedModel) or dtype == torch.float16:
+        marks |= soft
+
+    def held(name: str) -> torch.dtype:
+        return torch.float32 if any(f".{mark}." in f".{name}." for mark in marks) else dtype
+
+    kept = set(module.state_dict())
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: held(name) for name, tensor in tensors if tensor.is_floating_point() and name in kept}
+
+
+def hold_in(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Let a skeleton's parameters have the dtypes they will be held in, since libraries ask them; returns these."""
+    dtypes = held_dtypes(module, dtype)
+    for path, held in dtypes.items():
+        owner, _, name = path.rpartition(".")
+        layer = module.get_submodule(owner)
+        parameter = layer._parameters.get(name)
+        if parameter is not None and parameter.dtype != held:
+            layer._parameters[name] = nn.Parameter(parameter.to(held), requires_grad=False)
+    if isinstance(module, PreTrainedModel):
+        module.tie_weights()
+    return dtypes
+
+
+def in_files(
+    module: nn.Module, component: ComponentInfo, dtype: torch.dtype, folded: Collection[str] = ()
+) -> Slabs | None:
+    """The slabs of a skeleton and where their bytes are, or None where the library must load it.
+
+    That is so when the files do not hold each tensor under a name that only has to be mapped. `folded` names the layers
+    that get slabs of their own.
+
+    Raises:
+        ModelFileError: a file is damaged.
+    """
+    division = divide(module, hold_in(module, dtype), folded)
+    stored = _stored(module, component)
+    tensors = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
+    files: dict[Path, OpenFile] = {}
+    sources: dict[str, Source] = {}
+    for slab in division.slabs:
+        for piece in slab.pieces:
+            found = next((stored[name] for name in division.same[piece.path] if name in stored), None)
+            if found is None:
+                if tensors[piece.path].is_meta:
+                    return None
+                sources[piece.path] = MemoryTensor(tensors[piece.path])  # a buffer that no file holds
+                continue
+            file, start, header = found
+            if header.shape != piece.shape or header.type not in _DTYPES:
+                return None
+            if file not in files:
+                files[file] = OpenFile(file)
+            sources[piece.path] = FileTensor(files[file], start + header.start, _DTYPES[header.type])
+    return division, HostStore(sources)
+
+
+def packed(
+    module: nn.Module, dense: Slabs, packed_sources: Mapping[str, Source], formats: Mapping[str, str]
+) -> tuple[Slabs, Scratch]:
+    """The slabs of a network whose `formats` stay packed, and what its packed layers decode into.
+
+    The network gets packed layers, whose buffers come from `packed_sources` (by their names); what is not packed comes
+    from where it came from before.
+    """
+    scratch = Scratch()
+    dtypes = {
+        name: piece.dtype for slab in dense[0].slabs for piece in slab.pieces for name in dense[0].same[piece.path]
+    }
+    pack(module, formats, scratch)
+    division = divide(module, dtypes, [slab.name for slab in dense[0].folded])
+    places = {name: dense[1].sources[path] for path, names in dense[0].same.items() for name in names}
+    places |= packed_sources
+    sources = {
+        piece.path: next(places[name] for name in division.same[piece.path] if name in places)
+        for slab in division.slabs
+        for piece in slab.pieces
+    }
+    return (division, HostStore(sources)), scratch
+
+
+def in_memory(module: nn.Module, folded: Collection[str] = ()) -> Slabs:
+    """The slabs of a network whose weights are in host memory. `folded` layers get slabs of their own."""
+    division = divide(module, folded=folded)
+    tensors = dict([*module.named_parameters(), *module.named_buffers()])
+    pieces = [piece for slab in division.slabs for piece in slab.pieces]
+    return division, HostStore({piece.path: MemoryTensor(tensors[piece.path].data) for piece in pieces})
+
+
+def _stored(module: nn.Module, component: ComponentInfo) -> dict[str, tuple[Path, int, TensorHeader]]:
+    """(file, where its data begin, header) of each tensor by its name in the network."""
+    renamings = _renamings(module)
+    state: dict[str, Any] = module.state_dict() if renamings is not None else {}
+    prefix = getattr(module, "base_model_prefix", None)
+    result: dict[str, tuple[Path, int, TensorHeader]] = {}
+    for name in component.files:
+        path = Path(name)
+        start = data_start(path)
+        for key, header in read_header(path).items():
+            if renamings is not None:
+                key, _ = rename_source_key(key, renamings, [], prefix, state)
+            result[key] = path, start, header
+    return result
+
+
+def _renamings(module: nn.Module) -> list[WeightRenaming] | None:
+    """How transformers renames what older files call otherwise; None for other libraries."""
+    if not isinstance(module, PreTrainedModel):
+        return None
+    return [entry for entry in get_model_conversion_mapping(module) if isinstance(entry, WeightRenaming)]

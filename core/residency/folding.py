@@ -1,0 +1,278 @@
+"""Layers that are computed before their network runs, for all of its passes, and are not on the device meanwhile.
+
+Modulation (adaLN) projections see an activation of one vector that depends on timestep and conditioning only. So the
+network runs beforehand as far as the first of them, once for each pass to come; then their weights pass through the
+device once, and what they make of each distinct vector is kept there instead of them. Every layer is called as the pass
+would call it, with one vector at a time, so that not a bit of the result changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from core.hardware.interface import Accelerator
+from core.residency.binding import Binding
+from core.residency.slabs import Division, Slab, aligned
+from core.residency.streamer import Streamer
+
+FOLDED = "folded"  # who owns the outputs, and the slots in which the weights pass through
+_SLOTS = 2  # a layer is computed while the next one arrives
+
+
+class FoldingError(RuntimeError):
+    """A network does something else than folding takes for granted; it must run with all of its layers."""
+
+
+class Folding:
+    """The folded layers of one network. One thread uses it: the launching one.
+
+    `rehearsing` and `compute` are for who runs the network, in this order and inside of one hold; the others for
+    core.residency.network.
+    """
+
+    def __init__(
+        self, module: nn.Module, division: Division, accelerator: Accelerator, note: Callable[[str, int, str], None]
+    ) -> None:
+        """The network and its folded layers run through this from now on, until `close`."""
+        self._module, self._accelerator, self._note = module, accelerator, note
+        self.slabs: dict[int, Slab] = dict(enumerate(division.folded))
+        self._bindings = [Binding(module, slab, division.same, accelerator.absent) for slab in division.folded]
+        self._layers = [_layer(module, slab.name) for slab in division.folded]
+        for number, layer in enumerate(self._layers):
+            _wrap(layer.linear, functools.partial(self._answer, number, layer.linear.forward))
+        _wrap(module, functools.partial(self._pass, module.forward))
+        self._seen: list[torch.Tensor] | None = None  # while rehearsing
+        self._computing = False
+        self._slots: list[torch.Tensor] = []
+        self._own_slots = False
+        self._streamer: Streamer | None = None
+        self._go_on: Callable[[], None] = lambda: None
+        self._kept: torch.Tensor | None = None
+        self._outputs: list[list[torch.Tensor]] = []  # by layer, for each distinct vector
+        self._turns: list[int] = []  # which vector each pass sees
+        self._turn = -1
+
+    # -- for who runs the network -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def rehearsing(self) -> Iterator[list[torch.Tensor]]:
+        """Within the `with` the network runs only as far as its first folded layer, and answers with zeros.
+
+        Gives the list of the vectors that it got there, one for each pass. What the network is asked for must look like
+        its first argument.
+        """
+        seen = self._seen = []
+        hooks = [layer.first.register_forward_pre_hook(_tell) for layer in self._layers]
+        try:
+            yield seen
+        finally:
+            self._seen = None
+            for hook in hooks:
+                hook.remove()
+
+    def compute(self, seen: Sequence[torch.Tensor], check: Callable[[], None] = lambda: None) -> None:
+        """Compute every layer for the passes to come, which will see these vectors. `check` may raise to stop."""
+        streamer = self._streamer
+        assert streamer is not None
+        distinct, self._turns = _distinct(seen)
+        shapes = [[(*vector.shape[:-1], layer.linear.out_features) for vector in distinct] for layer in self._layers]
+        views = self._room(shapes)
+        self._computing = True
+        try:
+            for number, (layer, binding) in enumerate(zip(self._layers, self._bindings, strict=True)):
+                check()
+                binding.bind(streamer.enter(number))
+                for vector, view in zip(distinct, views[number], strict=True):
+                    view.copy_(layer(vector))
+                binding.unbind()
+                streamer.leave()
+        finally:
+            self._computing = False
+        self._accelerator.compute_queue.synchronize()  # blocks may come into the same slots
+        self._free_slots()
+        self._outputs = views
+        self._turn = -1
+        self._streamer = None
+        self._go_on()
+
+    # -- for the network that is held -------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Whether the layers have still to be computed."""
+        return not self._outputs
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest layer."""
+        return max(slab.size for slab in self.slabs.values())
+
+    @property
+    def slots(self) -> list[torch.Tensor]:
+        """The device buffers that layers pass through."""
+        return self._slots
+
+    def place(self, idle: Sequence[torch.Tensor]) -> None:
+        """Take device memory that blocks do not need yet; where it does not do, some that activations will need.
+
+        Raises torch.OutOfMemoryError.
+        """
+        self._free_slots()
+        self._slots = [buffer for buffer in idle if buffer.nbytes >= self.largest][:_SLOTS]
+        if self._slots:
+            return
+        self._own_slots = True
+        for _ in range(min(_SLOTS, len(self.slabs))):  # one by one: allocators take 20 MiB for anything from 1 to 10
+            self._slots.append(self._accelerator.allocate(self.largest, FOLDED))
+            self._note(FOLDED, self.largest, "modulation weights pass through")
+
+    def begin(self, streamer: Streamer, go_on: Callable[[], None]) -> None:
+        """The streamer brings the layers in their order; `go_on` is called when all have been computed."""
+        self._streamer, self._go_on = streamer, go_on
+
+    def end(self) -> None:
+        """The phase is over: let go of everything on the device."""
+        self._streamer = None
+        self._free_slots()
+        self._outputs = []
+        if self._kept is not None:
+            self._accelerator.free(self._kept)
+            self._note(FOLDED, -self._kept.nbytes, "the phase is over")
+            self._kept = None
+
+    def close(self) -> None:
+        """Let the network be what it was."""
+        self.end()
+        for binding in self._bindings:
+            binding.restore()
+        for layer in self._layers:
+            del layer.linear.forward
+        del self._module.forward
+
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def _pass(self, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run the network once."""
+        if self._seen is None:
+            self._turn += 1
+            return forward(*args, **kwargs)
+        try:
+            forward(*args, **kwargs)
+        except _Seen as seen:
+            self._seen.append(seen.vector)
+        else:
+            raise FoldingError("it made a pass without modulation")
+        sample = next(iter(inspect.signature(forward).bind(*args, **kwargs).arguments.values()))
+        return (tree_map(torch.zeros_like, sample),)
+
+    def _answer(self, number: int, forward: Callable[..., Any], /, vector: torch.Tensor) -> Any:
+        """What a folded layer makes of what this pass sees."""
+        if self._computing:
+            return forward(vector)
+        if not 0 <= self._turn < len(self._turns) or not self._outputs:
+            raise FoldingError("it runs more often than was foreseen")
+        output = self._outputs[number][self._turns[self._turn]]
+        if output.shape[:-1] != vector.shape[:-1] or output.dtype != vector.dtype:
+            raise FoldingError(f"{self.slabs[number].name} is given something else than was foreseen")
+        return output
+
+    def _room(self, shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[list[torch.Tensor]]:
+        """A place on the device for every output of every layer."""
+        dtypes = [layer.linear.weight.dtype for layer in self._layers]
+        sizes = [
+            [torch.Size(shape).numel() * dtype.itemsize for shape in row]
+            for row, dtype in zip(shapes, dtypes, strict=True)
+        ]
+        total = sum(aligned(size) for row in sizes for size in row)
+        self._kept = self._accelerator.allocate(total, FOLDED)
+        self._note(FOLDED, total, "outputs of modulation layers, for all steps")
+        views: list[list[torch.Tensor]] = []
+        start = 0
+        for row, dtype, places in zip(shapes, dtypes, sizes, strict=True):
+            views.append([])
+            for shape, size in zip(row, places, strict=True):
+                views[-1].append(self._kept[start : start + size].view(dtype).view(shape))
+                start += aligned(size)
+        return views
+
+    def _free_slots(self) -> None:
+        for binding in self._bindings:
+            for slot in self._slots:
+                binding.forget(slot)
+        if self._own_slots:
+            for slot in self._slots:
+                self._accelerator.free(slot)
+                self._note(FOLDED, -slot.nbytes, "modulation has been computed")
+        self._slots, self._own_slots = [], False
+
+
+class _Seen(Exception):
+    """Carries what the first folded layer of a pass is given out of the network."""
+
+    def __init__(self, vector: torch.Tensor) -> None:
+        super().__init__()
+        self.vector = vector
+
+
+def _tell(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+    raise _Seen(args[0])
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A projection, and the activations that are applied to the vector before it."""
+
+    before: tuple[nn.Module, ...]
+    linear: nn.Linear
+
+    @property
+    def first(self) -> nn.Module:
+        """What the vector is given to."""
+        return (*self.before, self.linear)[0]
+
+    def __call__(self, vector: torch.Tensor) -> torch.Tensor:
+        for activation in self.before:
+            vector = activation(vector)
+        result: torch.Tensor = self.linear(vector)
+        return result
+
+
+def _layer(module: nn.Module, path: str) -> _Layer:
+    """A projection with the activation before it: what precedes it in its Sequential, or the SiLU beside it."""
+    linear = module.get_submodule(path)
+    parent = module.get_submodule(path.rpartition(".")[0])
+    children = list(parent.children())
+    if isinstance(parent, nn.Sequential):
+        before = children[: children.index(linear)]
+    else:
+        before = [child for child in children if isinstance(child, nn.SiLU)]
+    assert isinstance(linear, nn.Linear)
+    return _Layer(tuple(before), linear)
+
+
+def _distinct(vectors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[int]]:
+    """(the vectors that differ, which of these each one is)."""
+    numbers: dict[tuple[object, ...], int] = {}
+    different: list[torch.Tensor] = []
+    turns: list[int] = []
+    for vector in vectors:
+        content = vector.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        key = (vector.shape, vector.dtype, content)
+        if key not in numbers:
+            numbers[key] = len(different)
+            different.append(vector)
+        turns.append(numbers[key])
+    return different, turns
+
+
+def _wrap(module: nn.Module, forward: Callable[..., Any]) -> None:
+    module.forward = functools.update_wrapper(forward, module.forward)

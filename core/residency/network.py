@@ -1,0 +1,351 @@
+"""One network whose weights come and go by slab: which blocks are on the device, and running it meanwhile."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.hardware.interface import Accelerator
+from core.planning.reserve import ARENA_BYTES
+from core.residency.binding import Binding
+from core.residency.folding import Folding
+from core.residency.packed import PackedLinear, Scratch
+from core.residency.placement import as_many_as_fit, resident_of
+from core.residency.slabs import Division, Slab
+from core.residency.staging import Staging
+from core.residency.store import HostStore
+from core.residency.streamer import REST, Streamer
+
+SLOTS, SCRATCH = "slots", "scratch"
+# Slabs that stay may be copied in parts, so that a large embedding needs no pinned memory of its size.
+_PART_BYTES = 64 << 20
+_ATTEMPTS = 4  # of running a block when memory runs out
+
+Note = Callable[[str, int, str], None]
+"""Told of every change of device memory: owner (the component, SLOTS or SCRATCH), bytes, reason."""
+
+
+class Network:
+    """A network in slabs. Its tensors are on the device as far as `place` says, and bound only inside `running`."""
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        division: Division,
+        store: HostStore,
+        accelerator: Accelerator,
+        note: Note = lambda owner, change, reason: None,
+        scratch: Scratch | None = None,
+    ) -> None:
+        """`module` runs its blocks through this from now on, until `close`. Packed layers decode into `scratch`."""
+        self.name, self.module, self.division = name, module, division
+        self._store, self._accelerator, self._note = store, accelerator, note
+        self._slabs: dict[int, Slab] = dict(enumerate(slab for _, slab in division.blocks))
+        if division.rest.pieces:
+            self._slabs[REST] = division.rest
+        self._bindings = {
+            number: Binding(module, slab, division.same, accelerator.absent) for number, slab in self._slabs.items()
+        }
+        self._arenas: list[_Arena] = []
+        self._on_device: dict[int, torch.Tensor] = {}  # views into arenas
+        self._filled: set[int] = set()  # of those on the device, the ones whose bytes have arrived
+        self._slots: list[torch.Tensor] = []  # views of one buffer
+        self._streamer: Streamer | None = None
+        self._staging: Staging
+        # asked when memory runs out in a block; returns whether there is more room now, so that it may run again
+        self.give_way: Callable[[str], bool] | None = None
+        self._scratch = scratch
+        layers = [layer for layer in module.modules() if isinstance(layer, PackedLinear)]
+        self._scratch_bytes = max((layer.scratch_bytes for layer in layers), default=0) if scratch is not None else 0
+        self.link_bytes = 0
+        self._streamed_bytes = 0
+        self.folding = Folding(module, division, accelerator, note) if division.folded else None
+        for number, (block, _) in enumerate(division.blocks):
+            block.forward = functools.update_wrapper(functools.partial(self._run, number, block.forward), block.forward)
+
+    # -- what is on the device --------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are."""
+        return len(self.division.blocks)
+
+    @property
+    def resident(self) -> list[int]:
+        """The blocks that have memory of their own on the device, rising."""
+        return sorted(number for number in self._on_device if number != REST)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of weights that have device memory of their own, without slots."""
+        return sum(arena.buffer.nbytes for arena in self._arenas)
+
+    @property
+    def size(self) -> int:
+        """Bytes with every block resident."""
+        return self.division.size
+
+    @property
+    def largest(self) -> int:
+        """The most bytes that staging must take at once: a streamed slab, or a fair part of the others."""
+        streamed = max((slab.size for number, slab in self._slabs.items() if number not in self._on_device), default=0)
+        folded = self.folding.largest if self.folding is not None else 0
+        return max(streamed, folded, min(_PART_BYTES, max(slab.size for slab in self._slabs.values())))
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Bytes that came in every pass when it ran last."""
+        return self._streamed_bytes
+
+    @property
+    def folded_bytes(self) -> int:
+        """Bytes that are not on the device while it runs."""
+        return self.division.folded_bytes
+
+    def resident_of(self, counts: Sequence[int] | None, slots: int, room: int) -> set[int]:
+        """The blocks that a plan's counts keep resident, evenly spread; all where there are no counts.
+
+        Where the plan knew blocks of other sizes, as many as fit with the slots into `room` bytes.
+        """
+        if counts is None:
+            return set(range(self.blocks))
+        resident = resident_of(self.division, counts)
+        if resident is None:
+            resident = as_many_as_fit(self.division, room, slots)
+        return resident or set()
+
+    def needed_bytes(self, resident: Collection[int], slots: int) -> int:
+        """Bytes of device memory that `place` would take beyond what is held now."""
+        wanted = {*resident, REST} & set(self._slabs)
+        streamed = max((slab.size for number, slab in self._slabs.items() if number not in wanted), default=0)
+        weights = sum(self._slabs[number].size for number in wanted)
+        return weights + slots * streamed + self._scratch_bytes - self.held_bytes
+
+    def place(
+        self,
+        resident: Collection[int],
+        slots: int,
+        reason: str = "needed by the phase",
+        leaving: str = "streamed from now on",
+    ) -> None:
+        """Give device memory to these blocks and to what lies outside of blocks; take it from all others.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room; what was given stays.
+        """
+        wanted = {*resident, REST} & set(self._slabs)
+        for arena in [arena for arena in self._arenas if not wanted.issuperset(arena.numbers)]:
+            self._free(arena, leaving)
+        size = max((slab.size for number, slab in self._slabs.items() if number not in wanted), default=0)
+        count = slots if size else 0
+        if len(self._slots) != count or any(slot.nbytes != size for slot in self._slots):
+            self.free_slots()  # they are made anew below
+        if count and not self._slots:
+            buffer = self._accelerator.allocate(count * size, SLOTS)
+            self._slots = list(buffer.split(size))
+            self._note(SLOTS, buffer.nbytes, f"streamed blocks of {self.name}")
+        missing = sorted(wanted - set(self._on_device))
+        while missing:
+            missing = missing[self._allocate(missing, reason) :]
+        if self._scratch is not None and self._scratch.buffer is None and self._scratch_bytes:
+            self._scratch.buffer = self._accelerator.allocate(self._scratch_bytes, SCRATCH)
+            self._note(SCRATCH, self._scratch_bytes, f"packed weights of {self.name} are decoded into it")
+        if self.folding is not None and self.folding.pending:
+            empty = [buffer for number, buffer in self._on_device.items() if number not in self._filled | {REST}]
+            self.folding.place([*self._slots, *empty])
+
+    def keep(self, size: int, reason: str) -> None:
+        """Let go of device memory until at most `size` bytes are held: slots first, then the last blocks."""
+        self.free_slots()
+        if self.folding is not None:
+            self.folding.end()
+        while self.held_bytes > size:
+            self._free(max(self._arenas, key=lambda arena: arena.numbers[0]), reason)  # REST is the last to go
+
+    def close(self) -> None:
+        """Leave the device, and let the module be what it was."""
+        self.keep(0, "not needed any more")
+        for binding in self._bindings.values():
+            binding.restore()
+        for block, _ in self.division.blocks:
+            del block.forward
+        if self.folding is not None:
+            self.folding.close()
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def running(
+        self, staging: Staging, passes: int | None = None, after: threading.Event | None = None
+    ) -> Iterator[Streamer]:
+        """Have the network ready to run: what is missing and what is streamed comes while it runs.
+
+        `after` lets the copies of another network go first, as long as nobody waits for these.
+        """
+        self._staging = staging
+        self._start(passes, after)
+        assert self._streamer is not None
+        try:
+            yield self._streamer
+        finally:
+            self._stop()
+            if self.folding is not None:
+                self.folding.end()
+            for binding in self._bindings.values():
+                binding.unbind()
+
+    def ready(self) -> None:
+        """Let the kernels that follow wait for what lies outside of blocks."""
+        if self._streamer is not None and REST in self._slabs:
+            self._streamer.need(REST)
+
+    def move(self, resident: Collection[int], slots: int, reason: str) -> None:
+        """Place the network anew while it runs, between two blocks; with no resident block where that finds no room.
+
+        Raises:
+            torch.OutOfMemoryError: not even slots found room; the network cannot run on.
+        """
+        self._stop()
+        try:
+            self.place(resident, slots, reason, reason)
+        except torch.OutOfMemoryError:
+            self._accelerator.release_cached()
+            self.place((), max(2, slots), reason, reason)
+        self._start(None, None)
+        self.ready()
+
+    def _start(self, passes: int | None, after: threading.Event | None) -> None:
+        if self.folding is not None and self.folding.pending:
+            self._start_folding(self.folding, passes, after)
+            return
+        self._streamer = Streamer(
+            self._accelerator,
+            self._store,
+            self._staging,
+            self._slabs,
+            missing={number: buffer for number, buffer in self._on_device.items() if number not in self._filled},
+            streamed=[number for number in range(self.blocks) if number not in self._on_device],
+            slots=self._slots,
+            passes=passes,
+            after=after,
+        )
+        self._streamed_bytes = self.size - self.held_bytes
+        for number, buffer in self._on_device.items():
+            self._bindings[number].bind(buffer)
+
+    def _start_folding(self, folding: Folding, passes: int | None, after: threading.Event | None) -> None:
+        """Bring what lies outside of blocks and the folded layers; the blocks when these have been computed."""
+        rest = {number: buffer for number, buffer in self._on_device.items() if number == REST}
+        self._streamer = Streamer(
+            self._accelerator,
+            self._store,
+            self._staging,
+            {number: slab for number, slab in self._slabs.items() if number == REST} | folding.slabs,
+            missing={} if REST in self._filled else rest,
+            streamed=list(folding.slabs),
+            slots=folding.slots,
+            passes=1,
+            after=after,
+        )
+        for number, buffer in rest.items():
+            self._bindings[number].bind(buffer)
+
+        def go_on() -> None:
+            self._stop()
+            self._start(passes, None)
+
+        folding.begin(self._streamer, go_on)
+
+    def _stop(self) -> None:
+        streamer, self._streamer = self._streamer, None
+        if streamer is not None:
+            streamer.stop()
+            self._filled |= streamer.arrived
+            self.link_bytes += streamer.copied_bytes
+
+    def _run(self, number: int, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if self._streamer is None or (self.folding is not None and self.folding.pending):
+            return forward(*args, **kwargs)
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._once(number, forward, *args, **kwargs)
+            except torch.OutOfMemoryError as error:
+                if self.give_way is None:
+                    raise
+                problem = error.with_traceback(None)  # its frames would keep the block's activations alive
+            if not self.give_way(f"memory ran out in block {number + 1} of the {self.name}"):
+                raise problem
+        return self._once(number, forward, *args, **kwargs)
+
+    def _once(self, number: int, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a block, whose result depends on nothing but its arguments and its weights."""
+        streamer = self._streamer
+        assert streamer is not None
+        if number in self._on_device:
+            streamer.need(number)
+            self._bindings[number].check()
+            return forward(*args, **kwargs)
+        self._bindings[number].bind(streamer.enter(number))
+        try:
+            self._bindings[number].check()
+            return forward(*args, **kwargs)
+        finally:
+            self._bindings[number].unbind()
+            streamer.leave()
+
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def _allocate(self, numbers: Sequence[int], reason: str) -> int:
+        """Give memory to the first of these slabs, to several at once where they are small; returns to how many."""
+        count, total = 0, 0
+        while count < len(numbers) and (not count or total + self._slabs[numbers[count]].size <= ARENA_BYTES):
+            total += self._slabs[numbers[count]].size
+            count += 1
+        arena = _Arena(self._accelerator.allocate(total, self.name), tuple(numbers[:count]))
+        self._arenas.append(arena)
+        start = 0
+        for number in arena.numbers:
+            self._on_device[number] = arena.buffer[start : start + self._slabs[number].size]
+            start += self._slabs[number].size
+        self._note(self.name, total, reason)
+        return count
+
+    def _free(self, arena: _Arena, reason: str) -> None:
+        self._arenas.remove(arena)
+        for number in arena.numbers:
+            self._filled.discard(number)
+            self._bindings[number].forget(self._on_device.pop(number))
+        self._accelerator.free(arena.buffer)
+        self._note(self.name, -arena.buffer.nbytes, reason)
+
+    def free_slots(self) -> None:
+        """Let go of the slots, and of the memory that weights are decoded into."""
+        if self._scratch is not None and self._scratch.buffer is not None:
+            self._accelerator.free(self._scratch.buffer)
+            self._scratch.buffer = None
+            self._note(SCRATCH, -self._scratch_bytes, "the phase is over")
+        if not self._slots:
+            return
+        for binding in self._bindings.values():
+            for slot in self._slots:
+                binding.forget(slot)
+        size = sum(slot.nbytes for slot in self._slots)
+        self._accelerator.free(self._slots[0])
+        self._slots = []
+        self._note(SLOTS, -size, "no block is streamed any more")
+
+
+@dataclass(eq=False)
+class _Arena:
+    """One allocation on the device, and the slabs in it in their order."""
+
+    buffer: torch.Tensor
+    numbers: tuple[int, ...]
