@@ -206,9 +206,6 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from core.engine.libraries import prepare
-
-    prepare()
     from core.commands.convert import Conversion, convert
 
     asked = Conversion(

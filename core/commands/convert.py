@@ -220,8 +220,8 @@ def _written(out: Path, layout: Layout, listed: Sequence[Candidate], formats: Ma
             part.chmod(0o666 & ~umask)  # a temporary file is private
     except OSError as error:
         raise UserError(
-            f"{out} needs {layout.size / 1e9:.2f} GB and cannot be written ({error.strerror or error}); free some space "
-            "or write elsewhere."
+            f"{out} needs {layout.size / 1e9:.2f} GB and cannot be written ({error.strerror or error}); free some "
+            "space or write elsewhere."
         ) from error
     return sums
 
@@ -323,8 +323,8 @@ def summary(out: Path, report: Mapping[str, Any]) -> str:
         types = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in _by_size(part["types"]))
         lines.append(f"  {name:18} {part['bytes'] / 1e6:9.1f} MB  error {part['rel_rmse']:7.2%}  {types}")
     lines += [
-        f"  if {entry['rule']} counted {entry['times']:g} times as much: {entry['bytes_changed']:.0%} of the bytes would "
-        f"take other types; this choice is {entry['loss_above_best']:.1%} above the best"
+        f"  if {entry['rule']} counted {entry['times']:g} times as much: {entry['bytes_changed']:.0%} of the bytes "
+        f"would take other types; this choice is {entry['loss_above_best']:.1%} above the best"
         for entry in report.get("assumed", [])
         if entry["bytes_changed"]
     ]

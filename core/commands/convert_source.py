@@ -71,8 +71,8 @@ def sources(tensors: Mapping[str, StoredTensor]) -> dict[str, SourceTensor]:
         source = SourceTensor(tensor, scale)
         if tensor.type in ELEMENT_BYTES and not (source.integers or source.decodable):
             raise ModelFileError(
-                f"{tensor.file}: {name} is stored as {tensor.type}, which GGUF does not have; convert from the model as "
-                "it was before it was packed."
+                f"{tensor.file}: {name} is stored as {tensor.type}, which GGUF does not have; convert from the model "
+                "as it was before it was packed."
             )
         found[name] = source
     return found
@@ -86,7 +86,7 @@ class Reader:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def raw(self, tensor: StoredTensor, first: int, count: int) -> torch.Tensor:
-        """The bytes of `count` numbers from `first` on, both multiples of the type's block; valid until the next call."""
+        """The bytes of `count` numbers from `first` on (multiples of the type's block), valid until the next call."""
         elements, size = (1, ELEMENT_BYTES[tensor.type]) if tensor.type in ELEMENT_BYTES else block_of(tensor.type)
         wanted = count // elements * size
         if self._bytes.numel() < wanted:

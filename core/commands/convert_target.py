@@ -46,6 +46,7 @@ def under(
     Raises:
         UserError: that cannot be; the sentence says the smallest size that can.
     """
+    options: list[list[Option]] = []
     for ladder in (_BY_ITSELF, LADDER[:-1], LADDER):
         options = [_options(entry, errors, weights.of(entry, scaled), ladder) for entry in listed]
         if (found := allocate(options, size)) is not None:

@@ -45,7 +45,7 @@ class Sums:
 
 def threads() -> int:
     """How many stretches to work on at once."""
-    return max(1, min(2, os.cpu_count() or 1))
+    return max(1, min(1, os.cpu_count() or 1))
 
 
 def write(
@@ -138,8 +138,8 @@ class _Worker:
             packed = encode(numbers.view((-1, entry.block_elements) if entry.packed else (1, -1)), stored)
         except ValueError as error:
             raise ModelFileError(
-                f"{source.stored.file}: tensor {candidate.name} cannot be stored as {stored} ({error}, counted in blocks "
-                f"from number {first}); ask for another type with --keep '{candidate.name}=BF16'."
+                f"{source.stored.file}: tensor {candidate.name} cannot be stored as {stored} ({error}, in blocks of "
+                f"{entry.block_elements} from number {first} on); use --keep '{candidate.name}=BF16'."
             ) from error
         self._put(packed.view(-1), start + first // entry.block_elements * entry.block_bytes)
         again = decode(packed, stored, (count,), out=self._local.again[:count]).sub_(numbers)

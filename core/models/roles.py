@@ -16,8 +16,8 @@ _MODULATION = re.compile(
     r"(.*\.)?(adaLN_modulation\.\d|(img|txt)_mod\.(lin|1)|modulation\.lin|(norm|norm1|norm1_context|norm_out)\.linear"
     r"|(double|single)_stream_modulation(_img|_txt)?\.lin(ear)?)\.(weight|bias)"
 )
-_EMBEDDING = re.compile(r"(.*\.)?(token_embedding|embed_tokens|shared|token_embd|lm_head|output)\.weight")
-_TABLE = re.compile(r".*(position|relative|pos_embed)\w*(\.\w+)?")
+_EMBEDDING = re.compile(r"(.*\.)?(token_embedding|embed_tokens|shared|token_embd)\.weight")
+_TABLE = re.compile(r".*(position|relative|pos_embed|attn_rel_b)\w*(\.\w+)?")
 
 # Lists of blocks in the order in which a network runs them; those of one line never meet in one network.
 _STACKS = (

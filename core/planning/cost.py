@@ -167,7 +167,7 @@ class Costs:
             later = self._first(demand.seconds, crosses + stage.once_bytes, machine.again)
             text += later + rest
             if not stage.encodes:
-                seed += self._first(demand.seconds, crosses, machine.again) + rest
+                seed += later + rest  # what is folded is computed anew
             loads.append((s, load, later - one))
             before, before_stage = way.resident, s
         expected = now + self.chances.text * text + self.chances.seed * seed

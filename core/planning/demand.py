@@ -107,6 +107,11 @@ def demand(
     sequence = tuple((place[kind], each[kind]) for kind, count in component.order for _ in range(count))
     every = [(tensor, 1) for tensor in component.rest.tensors]
     every += [(tensor, count) for kind, count in counts.items() for tensor in component.kinds[kind].tensors]
+    # what folded layers make of each pass's vector stays in their place
+    rows = sum(
+        tensor.shape[0] * count for tensor, count in every if tensor.role == "modulation" and len(tensor.shape) > 1
+    )
+    kept = rows * job.passes(need) * job.batch * (4 if compute == "F32" else 2) if fold else 0
     if hardware.vendor == "cpu" and need.passes == "steps":
         outside += _STEP_OPERATIONS * hardware.operation_seconds
     pace = job.pace.get(need.label, 1.0)
@@ -121,8 +126,8 @@ def demand(
         folded_bytes=folded,
         seconds=outside + sum(one for _, one in sequence),
         sequence=sequence,
-        scratch_bytes=_scratch(every, wanted, component.source_format),
-        activation_bytes=_activation(component, need, job, hardware, tile),
+        scratch_bytes=_scratch(every, wanted, component.source_format, 4 if compute == "F32" else 2),
+        activation_bytes=_activation(component, need, job, hardware, tile) + kept,
         streams=need.phase.value != "decode" and bool(counts) and not hardware.unified,
     )
 
@@ -178,10 +183,10 @@ def decode_rate(hardware: HardwareProfile, name: str) -> float:
     return 0.5 * hardware.memory_bandwidth / (1 + stored)
 
 
-def _scratch(tensors: list[tuple[Tensor, int]], wanted: str, source: str) -> int:
-    """The one buffer that packed tensors are decoded into: the largest of them at 16 bit."""
+def _scratch(tensors: list[tuple[Tensor, int]], wanted: str, source: str, wide: int) -> int:
+    """The one buffer that packed tensors are decoded into: the largest of them at `wide` bytes a number."""
     packed = [
-        2 * _count(tensor)
+        wide * _count(tensor)
         for tensor, _ in tensors
         if tensor.role != "embedding" and FORMATS[policy.tensor_format(tensor, wanted, source)].packed
     ]

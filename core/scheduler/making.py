@@ -191,7 +191,9 @@ class Making:
     def _give_way(self, reason: str) -> bool:
         """A block found no memory: plan for less, and let it run again. Returns whether there is more room now."""
         less = round(SQUEEZE * self._studio.accelerator.memory()[0])
-        return self._plan_anew(self._plan.budget_bytes - less, reason)
+        # what is computed with at this moment is not free, but the plan counts it too
+        now = self._studio.models.budget_of(self._request) + self._phase.activation_bytes
+        return self._plan_anew(min(self._plan.budget_bytes, now) - less, reason)
 
     def _plan_anew(self, budget: int, reason: str) -> bool:
         """Change where weights are, and nothing else, so that pixels stay the same; False where no plan would fit.

@@ -11,12 +11,12 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a family's tiny random model."""
+    from tests.tiny_models import make  # now: an engine's thread may import the same libraries a moment later
+
     made: dict[str, Path] = {}
 
     def folder(family: str) -> Path:
         if family not in made:
-            from tests.tiny_models import make
-
             made[family] = make(family, tmp_path_factory.mktemp("models") / family)
         return made[family]
 

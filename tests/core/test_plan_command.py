@@ -153,7 +153,9 @@ def test_a_dry_run_replaces_the_formula(capsys: pytest.CaptureFixture[str]) -> N
     pairs = list(zip(fitted["phases"], exact["phases"], strict=True))
     told = ["dry run at exactly this size" in " ".join(one["reasons"]) for one in (fitted, exact)]
     assert told == [False, True]
-    assert all(one["activation_bytes"] == pytest.approx(other["activation_bytes"], rel=0.5) for one, other in pairs)
+    segment = 20 << 20  # what the driver gives for any of the larger tensors of so small a model
+    assert all(abs(one["activation_bytes"] - other["activation_bytes"]) <= 1.1 * segment for one, other in pairs)
+    assert any(one["activation_bytes"] != other["activation_bytes"] for one, other in pairs)
 
 
 def test_without_the_cache_the_text_is_encoded(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,21 +81,23 @@ def test_a_damaged_encoding_is_made_again(tiny: Tiny, engine: Client, home: Path
     assert second.result.seconds["encode"] > 0
 
 
-def test_an_encoding_depends_on_its_texts_model_and_dtype(tiny: Tiny) -> None:
+def test_an_encoding_depends_on_its_texts_model_dtype_and_formats(tiny: Tiny) -> None:
     cpu = TorchAccelerator("cpu", "CPU")
     flux, sdxl = read_folder(tiny("flux")), read_folder(tiny("sdxl"))
     base = draft(tiny("flux"))
+    formats = {"text_encoder": "F32", "text_encoder_2": "F32"}
     keys = [
-        conditioning.key(flux, base, cpu, 1),
-        conditioning.key(flux, base, cpu, 2),
-        conditioning.key(flux, msgspec.structs.replace(base, prompt="a red boat"), cpu, 1),
-        conditioning.key(flux, msgspec.structs.replace(base, negative_prompt="blurry"), cpu, 1),
-        conditioning.key(sdxl, base, cpu, 1),
-        conditioning.key(flux, base, TorchAccelerator("mps", "Apple GPU"), 1),
+        conditioning.key(flux, base, cpu, 1, formats),
+        conditioning.key(flux, base, cpu, 2, formats),
+        conditioning.key(flux, msgspec.structs.replace(base, prompt="a red boat"), cpu, 1, formats),
+        conditioning.key(flux, msgspec.structs.replace(base, negative_prompt="blurry"), cpu, 1, formats),
+        conditioning.key(sdxl, base, cpu, 1, formats),
+        conditioning.key(flux, base, cpu, 1, {**formats, "text_encoder_2": "Q8_0"}),
+        conditioning.key(flux, base, TorchAccelerator("mps", "Apple GPU"), 1, formats),
     ]
     assert len(set(keys)) == len(keys)
     same = msgspec.structs.replace(base, seed=99, steps=9, width=128, id="other")
-    assert conditioning.key(flux, same, cpu, 1) == keys[0]
+    assert conditioning.key(flux, same, cpu, 1, formats) == keys[0]
 
 
 def test_the_cache_keeps_tensors_lists_and_nothing_at_all(tmp_path: Path) -> None:
