@@ -24,6 +24,7 @@ from core.precision.formats import FORMATS
 # and Q2_K are there for who asks for so much error or so few bytes.
 LADDER = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "Q2_K")
 _KEPT = {"F64": "F32", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # what these types become where nothing is packed
+_SMALL = 1 << 20  # numbers
 
 Errors = Mapping[str, Mapping[str, float]]
 """relRMSE by tensor and format."""
@@ -47,12 +48,19 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         return self.source.stored.shape
 
     @property
+    def apart(self) -> bool:
+        """Whether it is small and no matrix: a bias, a norm, a token, the kernel of a patch embedding."""
+        return (self.role == "keep" or len(self.shape) != 2) and self.source.stored.elements <= _SMALL
+
+    @property
     def plain(self) -> str:
         """What it is stored in where nothing is packed: its source, or what of 16 bits is nearest to it."""
         own = _KEPT.get(self.source.stored.type, self.source.stored.type)
-        if self.source.integers or own not in FORMATS or FORMATS[own].packed or self.role == "keep":
+        if self.source.integers or own not in FORMATS or FORMATS[own].packed:
             return own
-        return policy.sixteen_bit(own)
+        if own == "BF16" and self.apart:
+            return "F32"  # the same numbers; diffusers and ggml's kernels take BF16 in matrices only
+        return own if self.apart else policy.sixteen_bit(own)
 
     def bytes_in(self, stored: str) -> int:
         """What it takes in a format."""
@@ -117,7 +125,7 @@ def uniform(candidate: Candidate, wanted: str) -> str:
     stored = policy.tensor_format(Tensor(candidate.inner, candidate.shape, candidate.role), wanted, source)
     if packed and FORMATS[wanted].packed and FORMATS[stored].bits >= FORMATS[own].bits:
         return own
-    return stored
+    return candidate.plain if stored == "BF16" and candidate.apart else stored
 
 
 def rungs(candidate: Candidate, ladder: Sequence[str] = LADDER) -> list[str]:

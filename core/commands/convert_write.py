@@ -45,7 +45,7 @@ class Sums:
 
 def threads() -> int:
     """How many stretches to work on at once."""
-    return max(1, min(1, os.cpu_count() or 1))
+    return max(1, min(2, os.cpu_count() or 1))
 
 
 def write(

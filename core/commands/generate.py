@@ -113,12 +113,12 @@ def _check_early(request: Request) -> None:
     from core.models.check import resolve
     from core.models.local import profile_of
     from core.planning.how import options_of
-    from core.planning.options import ENGINE
+    from core.planning.options import DEFAULT
 
     info = catalogue.find(request.model)
     resolve(request, info)
     if request.how != How() and (profile := profile_of(info)) is not None:
-        options_of(request.how, profile, able=ENGINE)  # of a model that is like none known, the engine finds out
+        options_of(request.how, profile, able=DEFAULT)  # of a model that is like none known, the engine finds out
 
 
 def _run(request: Request, device: Device, bar: ProgressBar) -> Result:

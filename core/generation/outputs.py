@@ -35,6 +35,7 @@ class Facts:
     predicted: Prediction
     components: dict[str, ComponentUse]
     reasons: list[str]
+    tiling: str  # off, or the edge of a tile in pixels
 
 
 def pixels_sha256(image: Image.Image) -> str:
@@ -73,6 +74,7 @@ def finish(request: Request, model: ModelInfo, image: Image.Image, facts: Facts)
         peak_device_bytes=facts.peak_device_bytes,
         components=facts.components,
         reasons=facts.reasons,
+        tiling=facts.tiling,
         versions={
             "residency": __version__,
             "python": platform.python_version(),

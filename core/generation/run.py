@@ -19,6 +19,7 @@ from core.generation.guidance import guidance
 from core.generation.interrupt import Interrupt
 from core.generation.pipeline import Pipeline
 from core.generation.preview import Previewer, clean_estimate
+from core.generation.tiling import set_tiles
 from core.messages import Phase, Request, UserError
 from core.residency.folding import FoldingError
 
@@ -149,8 +150,13 @@ class Run:
         finally:
             del loop.sub_blocks["residency_before"], loop.sub_blocks["residency_after"]
 
-    def decode(self, *, learn: bool = True) -> Image.Image:
-        """Run the VAE's decoder and return the picture; with `learn`, previews take their colours from it."""
+    def decode(self, tile: int | None = None, *, learn: bool = True) -> Image.Image:
+        """Run the VAE's decoder and return the picture; with `learn`, previews take their colours from it.
+
+        `tile` is the edge of a tile in latent positions; None decodes whole.
+        """
+        for name in self._phases[Phase.DECODE].networks:
+            set_tiles(getattr(self._pipeline.modular, name), tile)
         latents = self._state.get("latents")
         self._run_blocks(self._phases[Phase.DECODE].blocks.values())
         images = self._state.get("images")

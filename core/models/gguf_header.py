@@ -172,11 +172,32 @@ class _Reader:
             raise self.damage(f"{what} brings its metadata to more than {_LARGEST_ELEMENTS} entries")
         if inner in _NUMBERS:
             return list(struct.unpack(f"<{count}{_NUMBERS[inner]}", self.take(count * least, what)))
-        if count > self.longest and inner == _STRING:
-            for _ in range(count):
-                self.skip(self.number("Q", what), what)
-            return LongArray(count)
+        if inner == _STRING:
+            return self.strings(count, what)
         return [self.value(inner, what, depth + 1) for _ in range(count)]
+
+    def strings(self, count: int, what: str) -> Value:
+        """An array of text, which in a vocabulary has hundreds of thousands: without a call for each."""
+        kept: list[bytes] | None = [] if count <= self.longest else None
+        length = struct.Struct("<Q").unpack_from
+        at, data = self.at, self.data
+        for _ in range(count):
+            start = at + 8
+            end = start + length(data, at)[0] if start <= len(data) else start
+            if end > len(data) or start > len(data):
+                self.at = at
+                self.take(self.number("Q", what), what)  # checks, and reads on
+                data, end = self.data, self.at
+            if kept is not None:
+                kept.append(data[start:end])
+            at = end
+        self.at = at
+        if kept is None:
+            return LongArray(count)
+        try:
+            return [text.decode() for text in kept]
+        except UnicodeDecodeError as error:
+            raise self.damage(f"{what} is not UTF-8 text") from error
 
     def info(self, number: int) -> tuple[str, tuple[int, ...], str, int]:
         """Name, shape, type and offset of a tensor."""

@@ -50,9 +50,9 @@ def choices_of(
     )
     decode = [job.variables(need)["A"] for need in job.model.phases if need.phase is Phase.DECODE]
     tiles: list[int | None] = [None]
-    edge = TILE // job.model.defaults.spatial
+    edge = TILE // job.model.defaults.spatial if options.tiles in ("auto", "off") else int(options.tiles)
     if options.tiles != "off" and max(decode, default=0.0) > edge**2:
-        tiles = [None, edge] if options.tiles == "auto" else [int(options.tiles)]
+        tiles = [None, edge] if options.tiles == "auto" else [edge]
     for chosen in itertools.product(*lists):
         formats = {name: form for members, form in zip(groups.values(), chosen, strict=True) for name in members}
         for fold, tile in itertools.product(folds, tiles):

@@ -32,7 +32,7 @@ def options_of(
 
     Args:
         hardware: None where it is not known yet; what depends on it is then checked later.
-        able: what can be done: all that planning knows, or core.planning.options.ENGINE.
+        able: what can be done: all that planning knows, or core.planning.options.engine_on.
 
     Raises:
         UserError: a component, format or number does not exist, or `able` cannot do it yet.

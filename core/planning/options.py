@@ -34,13 +34,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT = Options()
-# What the engine does today: blocks resident or streamed, packed or not, modulation folded or not, the VAE whole.
-ENGINE = Options(tiles="off")
 
 
 def engine_on(*, own_memory: bool) -> Options:
     """What the engine does on a device; one that shares the host's memory has nothing to stream, pack or fold."""
-    return ENGINE if own_memory else msgspec.structs.replace(ENGINE, streaming=False, packing=False, fold=False)
+    return DEFAULT if own_memory else msgspec.structs.replace(DEFAULT, streaming=False, packing=False, fold=False)
 
 
 def budget_of(hardware: HardwareProfile, options: Options = DEFAULT) -> int:

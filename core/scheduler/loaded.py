@@ -75,11 +75,12 @@ class LoadedModels:
         encoded: bool = False,
         formats: Mapping[str, str] | None = None,
         fold: bool | None = None,
+        tiles: str | None = None,
     ) -> Plan:
         """What a resolved request of the model will hold and take, with so many bytes of memory.
 
-        `encoded` says that the text's encoding is known, `formats` what has been decided about formats already, `fold`
-        what about folding. Raises UserError when it does not fit.
+        `encoded` says that the text's encoding is known; `formats`, `fold` and `tiles` are what has been decided about
+        these already. Raises UserError when it does not fit.
         """
         unfoldable = model.pipeline.unfoldable
         plan = self.planner.plan(
@@ -92,6 +93,7 @@ class LoadedModels:
             encoded=encoded,
             formats=formats or {},
             fold=False if unfoldable else fold,
+            tiles=tiles,
             budget=budget,
         )
         return msgspec.structs.replace(plan, reasons=(*plan.reasons, unfoldable)) if unfoldable else plan

@@ -128,6 +128,7 @@ class Making:
             predicted=predicted,
             components=models.use(model, self._plan),
             reasons=[*run.reasons, *self._changes],
+            tiling=self._tiling(),
         )
         if not self._changes:
             self._learn(seconds, total)
@@ -151,7 +152,7 @@ class Making:
                 self._pace.begin()
                 run.denoise(partial(self._on_step, steps))
             case _:
-                return run.decode()
+                return run.decode(self._phase.tile)
         return None
 
     def _on_step(self, steps: int, step: int, paint: Callable[[], tuple[int, int, bytes]]) -> None:
@@ -163,6 +164,11 @@ class Making:
             if pace.since_preview() >= PREVIEW_INTERVAL_SECONDS:
                 emit(Preview(name, step, steps, *paint()))
                 pace.painted()
+
+    def _tiling(self) -> str:
+        """How it was decoded, in words."""
+        tile = next(phase.tile for phase in self._plan.phases if phase.phase is Phase.DECODE)
+        return "off" if tile is None else str(self._studio.models.planner.pixels_of(self._model.pipeline.info, tile))
 
     def _encode_ahead(self, cache: ConditioningCache) -> None:
         """Encode what waits for the same model in the same way, now that the encoders are there."""
@@ -196,20 +202,27 @@ class Making:
         return self._plan_anew(min(self._plan.budget_bytes, now) - less, reason)
 
     def _plan_anew(self, budget: int, reason: str) -> bool:
-        """Change where weights are, and nothing else, so that pixels stay the same; False where no plan would fit.
+        """Change where weights are; only if nothing else helps, decode in other tiles. False where no plan would fit.
 
         Raises torch.OutOfMemoryError when what was planned found no room: the picture must be begun again.
         """
-        models = self._studio.models
+        models, reasons = self._studio.models, [reason]
         folds = any(component.folded_bytes for component in self._plan.components)
-        formats = formats_of(self._plan)
+        tile = next(phase.tile for phase in self._plan.phases if phase.phase is Phase.DECODE)
+        plan = partial(
+            models.plan, self._model, self._request, budget, encoded=True, formats=formats_of(self._plan), fold=folds
+        )
         try:
-            plan = models.plan(self._model, self._request, budget, encoded=True, formats=formats, fold=folds)
+            changed = plan(tiles=str(tile or "off"))
         except UserError:
-            return False
-        models.move(self._model, plan, plan.phases[self._current], reason)
-        self._changes.append(reason)
-        self._tell(plan, reason, *plan.reasons)
+            try:
+                changed = plan()
+            except UserError:
+                return False
+            reasons.append("it is decoded in other tiles than planned, which changes some pixels a little")
+        models.move(self._model, changed, changed.phases[self._current], reason)
+        self._changes += reasons
+        self._tell(changed, *reasons, *changed.reasons)
         return True
 
     def _tell(self, plan: Plan, *reasons: str) -> None:

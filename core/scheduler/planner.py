@@ -65,6 +65,7 @@ class Planner:
         encoded: bool,
         formats: Mapping[str, str],
         fold: bool | None,
+        tiles: str | None,
         budget: int,
     ) -> Plan:
         """The plan of a resolved request.
@@ -77,6 +78,7 @@ class Planner:
             encoded: the text's encoding is cached.
             formats: those of components that have been decided already.
             fold: whether modulation is computed before the loop, where that has been decided.
+            tiles: how the VAE decodes (see Options), where that has been decided.
             budget: bytes of device memory that the job may use.
 
         Raises:
@@ -89,6 +91,7 @@ class Planner:
             options,
             formats=options.formats | _decided(model, formats),
             fold=options.fold if fold is None else fold,
+            tiles=tiles or options.tiles,
         )
         job = Job(
             model=model,
@@ -108,6 +111,10 @@ class Planner:
             job = run_dry(job, parts_of(info), self.hardware, options, cache=folders.cache() / "dryruns")
         plan, _ = solve(job, self.hardware, options, budget)
         return plan
+
+    def pixels_of(self, info: ModelInfo, latents: int) -> int:
+        """Pixels of an edge of so many latent positions of a model that was planned."""
+        return latents * self._profiles[info.identity].defaults.spatial
 
     def knows(self, info: ModelInfo, request: Request) -> bool:
         """Whether a run of this model at this size has taught anything."""

@@ -56,7 +56,7 @@ class Rehearsal:
                     case Phase.DENOISE:
                         run.denoise(lambda _step, paint: paint() and None)
                     case _:
-                        run.decode(learn=False)
+                        run.decode(phase.tile, learn=False)
                 self._accelerator.synchronize()
                 measured[phase.label] = (time.monotonic() - begin) / phase.steps
         return plan, measured

@@ -132,7 +132,7 @@ def test_roles_keep_what_should_not_be_packed(flux_file: Path, tmp_path: Path) -
     assert types["img_in.weight"] == types["final_layer.linear.weight"] == "BF16"
     assert types["double_blocks.0.img_attn.norm.key_norm.scale"] == "F32"
     assert types["double_blocks.3.img_mod.lin.weight"] == "Q8_0"
-    assert types["double_blocks.3.img_mod.lin.bias"] == "BF16"
+    assert types["double_blocks.3.img_mod.lin.bias"] == "F32"  # which others read; the same numbers
     assert types["double_blocks.3.img_mlp.2.weight"] == "Q5_0"
     assert types["single_blocks.3.linear1.weight"] == "Q4_K"
     assert report["bytes"] == (tmp_path / "out.gguf").stat().st_size
@@ -239,6 +239,36 @@ def test_shards_and_component_folders(tiny: Tiny, tmp_path: Path) -> None:
         convert(*given_as, "-o", tmp_path / "shards.gguf", "--format", "Q8_0")
         for name in names:
             assert tensor_in(tmp_path / "shards.gguf", name)[2] == tensor_in(tmp_path / "whole.gguf", name)[2]
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_diffusers_opens_it(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    import diffusers
+
+    source, out = tiny(family) / "transformer", tmp_path / "out.gguf"
+    convert(source, "-o", out, "--format", "Q8_0")
+    network = getattr(diffusers, json.loads((source / "config.json").read_text())["_class_name"])
+    opened = network.from_single_file(
+        str(out),
+        config=str(source),
+        quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=torch.float32),
+        torch_dtype=torch.float32,
+    )
+    whole = network.from_pretrained(source, torch_dtype=torch.float32)
+    config, chance = whole.config, torch.Generator().manual_seed(0)
+    inputs = {
+        "encoder_hidden_states": torch.randn(1, 7, config.joint_attention_dim, generator=chance),
+        "pooled_projections": torch.randn(1, config.pooled_projection_dim, generator=chance),
+        "timestep": torch.tensor([0.5]),
+    }
+    if family == "flux":
+        inputs["hidden_states"] = torch.randn(1, 16, config.in_channels, generator=chance)
+        inputs |= {"img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(7, 3)}
+    else:
+        inputs["hidden_states"] = torch.randn(1, config.in_channels, 8, 8, generator=chance)
+    with torch.no_grad():
+        ours, theirs = opened(**inputs).sample, whole(**inputs).sample
+    assert 0 < torch.linalg.norm(ours - theirs) < 0.02 * torch.linalg.norm(theirs)
 
 
 def test_a_gguf_file_is_packed_further_and_keeps_its_metadata(flux_file: Path, tmp_path: Path) -> None:

@@ -199,11 +199,7 @@ def test_mutated_gguf_files(sound: Path, tmp_path: Path) -> None:
             assert end <= tensor.start <= tensor.end <= len(changed)
             assert tensor.start % result.alignment == 0
             end = tensor.end
-        try:
-            theirs = _gguf_pys(path)
-        except Exception:
-            continue
-        assert _ours(path) == theirs
+        assert _ours(path) == _gguf_pys(path)
     assert 0.5 * MUTATIONS < refused < MUTATIONS
 
 
