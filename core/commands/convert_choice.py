@@ -49,18 +49,23 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def apart(self) -> bool:
-        """Whether it is small and no matrix: a bias, a norm, a token, the kernel of a patch embedding."""
-        return (self.role == "keep" or len(self.shape) != 2) and self.source.stored.elements <= _SMALL
+        """Whether it is no matrix: a bias, a norm, a token, a table of positions, the kernel of a convolution."""
+        return self.role == "keep" or len(self.shape) != 2
 
     @property
     def plain(self) -> str:
-        """What it is stored in where nothing is packed: its source, or what of 16 bits is nearest to it."""
+        """What it is stored in where nothing is packed: its source, or what of 16 bits is nearest to it.
+
+        diffusers and ggml's kernels take BF16 in matrices only; so what is none becomes F32 where it is small and F16,
+        which has more digits, where it is large.
+        """
         own = _KEPT.get(self.source.stored.type, self.source.stored.type)
-        if self.source.integers or own not in FORMATS or FORMATS[own].packed:
+        if self.source.integers or own not in FORMATS or FORMATS[own].packed or own == "F16":
             return own
-        if own == "BF16" and self.apart:
-            return "F32"  # the same numbers; diffusers and ggml's kernels take BF16 in matrices only
-        return own if self.apart else policy.sixteen_bit(own)
+        if not self.apart:
+            return policy.sixteen_bit(own)
+        small = self.source.stored.elements <= _SMALL
+        return "F32" if small or (own == "F32" and self.role == "keep") else "F16"
 
     def bytes_in(self, stored: str) -> int:
         """What it takes in a format."""

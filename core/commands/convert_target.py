@@ -74,8 +74,8 @@ def moved(
             changed = sum(
                 entry.bytes_in(formats[entry.name]) for entry in listed if other[entry.name] != formats[entry.name]
             )
-            best = loss(listed, errors, weights, other, scaled)
             ours = loss(listed, errors, weights, formats, scaled)
+            best = min(ours, loss(listed, errors, weights, other, scaled))  # both are within a step of the optimum
             result.append(
                 {
                     "rule": rule.name,

@@ -48,8 +48,7 @@ class Run:
         self._interrupt = interrupt
         self._phases = {group.phase: group for group in pipeline.phases}
         guided = guidance(pipeline.info.family, pipeline.default_guider, request.guidance, request.negative_prompt)
-        if guided.guider is not None:
-            pipeline.modular.guider = guided.guider
+        self._guider = guided.guider
         self._state = self._initial_state(guided.negative_prompt)
         self.guidance = guided.scale if guided.guider is not None else self._scale_of_transformer()
         encoders = {name: formats[name] for name in self._phases[Phase.ENCODE].networks}
@@ -171,6 +170,8 @@ class Run:
 
     def _run_blocks(self, blocks: Iterable[ModularPipelineBlocks]) -> None:
         modular = self._pipeline.modular
+        if self._guider is not None:  # the pipeline is shared with the runs of other requests
+            modular.guider = self._guider
         with torch.no_grad():
             for block in blocks:
                 self._interrupt.check()

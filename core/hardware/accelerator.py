@@ -198,6 +198,11 @@ class TorchAccelerator:
         if self.has_own_memory:
             self._backend.reset_peak_memory_stats()
 
+    def limit(self, size: int) -> None:
+        """Tell torch's allocator, as a share of all memory, which is how it is told."""
+        if self.has_own_memory and hasattr(self._backend, "set_per_process_memory_fraction"):
+            self._backend.set_per_process_memory_fraction(min(1.0, size / self.memory()[0]))
+
     def release_cached(self) -> None:
         """Give memory that torch keeps for reuse back to the driver."""
         if self.has_own_memory:

@@ -30,7 +30,7 @@ from core.hardware.match import best_profile, processor
 from core.hardware.profile import HardwareProfile, absurdity, completed, short_name
 from core.messages import UserError
 
-_VERSION = 2  # of what is measured, and how
+_VERSION = 3  # of what is measured, and how
 _LEAST_BYTES = 48 * 2**20
 _QUICK_SECONDS = 0.001  # of the largest product when only a little time is taken
 _MEASURED = "measured on this machine"

@@ -195,6 +195,10 @@ class EmulatedAccelerator:
         """Start counting the peak anew."""
         self._allocator.reset_peaks()
 
+    def limit(self, size: int) -> None:
+        """Tell the allocator."""
+        self._allocator.limit = size
+
     def release_cached(self) -> None:
         """Give free segments back to the driver."""
         self._kernels.drain()

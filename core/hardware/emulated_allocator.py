@@ -45,6 +45,7 @@ class Allocator:
         self.capacity = capacity
         self.largest = largest
         self.taken_by_others = 0
+        self.limit = capacity  # the most that it may take from the driver
         self.allocated = 0
         self.reserved = 0
         self.peak_allocated = 0
@@ -130,7 +131,7 @@ class Allocator:
     def _grow(self, size: int) -> Block | None:
         """A new segment as one block, if the driver has the bytes."""
         whole = self._segment_bytes(size)
-        if self.reserved + whole > self.capacity - self.taken_by_others:
+        if self.reserved + whole > min(self.limit, self.capacity - self.taken_by_others):
             return None
         segment = _Segment(self._is_small(size), whole)
         segment.blocks.append(Block(segment, whole))

@@ -77,6 +77,8 @@ class Kernels(TorchDispatchMode):
 
     def _hold(self, tensor: torch.Tensor) -> None:
         """Count a result's storage until nobody has it any more."""
+        if tensor.is_meta:
+            return
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known or not storage.nbytes() or self._placed(storage.data_ptr()):

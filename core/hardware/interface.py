@@ -231,6 +231,10 @@ class Accelerator(Protocol):
         """Start counting the peak anew, from what is held now."""
         ...
 
+    def limit(self, size: int) -> None:
+        """Let the allocator take at most `size` bytes from the driver; what it keeps for reuse goes back before."""
+        ...
+
     def release_cached(self) -> None:
         """Give memory that is kept for reuse back to the driver."""
         ...

@@ -90,7 +90,7 @@ class Stages:
         key = (number, tuple([formats[name] for name in need.components]), fold, tile)
         if key not in self.stages:
             row = tuple(self._demand(number, name, formats[name], fold, tile) for name in need.components)
-            overhead = max(part.activation_bytes for part in row) + max(part.scratch_bytes for part in row)
+            overhead = max(part.activation_bytes for part in row) + sum(part.scratch_bytes for part in row)
             encodes, folded = need.phase is Phase.ENCODE, sum(part.folded_bytes for part in row)
             self.stages[key] = Stage(row, job.passes(need), overhead, encodes, encodes and job.encoded, folded)
         return self.stages[key]

@@ -102,7 +102,7 @@ def _phase(s: int, chosen: Candidate, job: Job, machine: Machine, options: Optio
     running = {part.name for part in stage.demands}
     others = {name: placed.kept for (_, name), placed in found.placements.items() if name not in running}
     activation = max(part.activation_bytes for part in stage.demands)
-    scratch = max(part.scratch_bytes for part in stage.demands)
+    scratch = sum(part.scratch_bytes for part in stage.demands)  # each network has its own
     ways = [found.placements[s, part.name].way for part in stage.demands]
     slot = max(way.slot for way in ways)
     rest = sum(others.values()) + activation + scratch

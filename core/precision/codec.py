@@ -12,28 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.precision import decode_32, decode_256
+from core.precision import kernels
 from core.precision.encode_rows import encode_rows
 from core.precision.formats import FORMATS, Format
 from core.precision.scratch import scratch_on
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn}
-
-_DECODERS = {
-    "Q8_0": decode_32.q8_0,
-    "Q5_1": decode_32.q5_1,
-    "Q5_0": decode_32.q5_0,
-    "Q4_1": decode_32.q4_1,
-    "Q4_0": decode_32.q4_0,
-    "IQ4_NL": decode_32.iq4_nl,
-    "MXFP4": decode_32.mxfp4,
-    "Q6_K": decode_256.q6_k,
-    "Q5_K": decode_256.q5_k,
-    "Q4_K": decode_256.q4_k,
-    "Q3_K": decode_256.q3_k,
-    "Q2_K": decode_256.q2_k,
-    "IQ4_XS": decode_256.iq4_xs,
-}
 
 # The largest magnitude of each format that does not scale by a float16. F8_E4M3 saturates.
 _LIMITS = {
@@ -120,7 +104,7 @@ def decode(
     if data.storage_offset() % 4 or not data.is_contiguous():
         data = data.clone(memory_format=torch.contiguous_format)  # to be seen as wider numbers
     if format not in PLAIN:
-        _decode_blocks(data.view(-1, entry.block_bytes), entry, out.view(-1, entry.block_elements))
+        kernels.decode_blocks(data.view(-1, entry.block_bytes), entry, out.view(-1, entry.block_elements))
     else:
         _cast(data.view(-1).view(PLAIN[format]), out.view(-1))
     return out.view(shape)
@@ -187,22 +171,6 @@ def _check_size(data: Tensor, entry: Format, shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"{entry.name} of shape {list(shape)} is {expected} bytes of uint8, not {data.numel()} of {kind}"
         )
-
-
-def _decode_blocks(blocks: Tensor, entry: Format, out: Tensor) -> None:
-    """Fill out [n, block_elements] chunk by chunk; through float32 where it has another dtype."""
-    decoder = _DECODERS[entry.name]
-    scratch = scratch_on(blocks.device)
-    step = scratch.decoded // entry.block_elements
-    direct = out.dtype == torch.float32 and out.storage_offset() % 2 == 0  # decoders write pairs
-    for start in range(0, len(blocks), step):
-        chunk, target = blocks[start : start + step], out[start : start + step]
-        if direct:
-            decoder(chunk, target, scratch)
-        else:
-            values = scratch.floats("values", (len(chunk), entry.block_elements))
-            decoder(chunk, values, scratch)
-            target.copy_(values)
 
 
 def _cast(source: Tensor, out: Tensor) -> None:

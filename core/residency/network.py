@@ -68,6 +68,8 @@ class Network:
         self.link_bytes = 0
         self._streamed_bytes = 0
         self.folding = Folding(module, division, accelerator, note) if division.folded else None
+        self._closed = False
+        self._forwards = [block.__dict__.get("forward") for block, _ in division.blocks]
         for number, (block, _) in enumerate(division.blocks):
             block.forward = functools.update_wrapper(functools.partial(self._run, number, block.forward), block.forward)
 
@@ -171,12 +173,17 @@ class Network:
             self._free(max(self._arenas, key=lambda arena: arena.numbers[0]), reason)  # REST is the last to go
 
     def close(self) -> None:
-        """Leave the device, and let the module be what it was."""
+        """Leave the device, and let the module be what it was. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
         self.keep(0, "not needed any more")
         for binding in self._bindings.values():
             binding.restore()
-        for block, _ in self.division.blocks:
+        for (block, _), own in zip(self.division.blocks, self._forwards, strict=True):
             del block.forward
+            if own is not None:
+                block.forward = own  # somebody had put one there
         if self.folding is not None:
             self.folding.close()
 
@@ -270,10 +277,13 @@ class Network:
             streamer.stop()
             self._filled |= streamer.arrived
             self.link_bytes += streamer.copied_bytes
+            streamer.forget()
 
     def _run(self, number: int, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        if self._streamer is None or (self.folding is not None and self.folding.pending):
+        if self.folding is not None and self.folding.pending:
             return forward(*args, **kwargs)
+        if self._streamer is None:
+            raise RuntimeError(f"the {self.name} runs while it is not held")
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._once(number, forward, *args, **kwargs)
@@ -281,8 +291,11 @@ class Network:
                 if self.give_way is None:
                     raise
                 problem = error.with_traceback(None)  # its frames would keep the block's activations alive
-            if not self.give_way(f"memory ran out in block {number + 1} of the {self.name}"):
-                raise problem
+            try:
+                if not self.give_way(f"memory ran out in block {number + 1} of the {self.name}"):
+                    raise problem
+            finally:
+                del problem  # it leads to this frame, and all of them to what was computed
         return self._once(number, forward, *args, **kwargs)
 
     def _once(self, number: int, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ PACKED = "packed"  # the buffer's name in the layer
 
 
 class Scratch:
-    """The one buffer that packed weights are decoded into, on the device; every layer of a phase shares it."""
+    """The one buffer that packed weights are decoded into, on the device; every layer of a network shares it."""
 
     def __init__(self) -> None:
         self.buffer: torch.Tensor | None = None  # uint8; without it every layer takes memory of its own
@@ -44,6 +44,7 @@ class PackedLinear(nn.Linear):
         self.stored, self.scratch = stored, scratch
         self._shape = (linear.out_features, linear.in_features)
         self._dtype = linear.weight.dtype
+        self._shown = torch.empty(self._shape, dtype=self._dtype, device="meta")
         self.register_buffer(PACKED, _room(self._shape, stored))
         self.register_parameter("bias", linear.bias)
         self.train(linear.training)
@@ -51,7 +52,7 @@ class PackedLinear(nn.Linear):
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
         """What it computes with, without numbers."""
-        return torch.empty(self._shape, dtype=self._dtype, device="meta")
+        return self._shown
 
     @property
     def scratch_bytes(self) -> int:
@@ -77,13 +78,14 @@ class PackedEmbedding(nn.Embedding):
         self.stored = stored
         self._shape = (embedding.num_embeddings, embedding.embedding_dim)
         self._dtype = embedding.weight.dtype
+        self._shown = torch.empty(self._shape, dtype=self._dtype, device="meta")
         self.register_buffer(PACKED, _room(self._shape, stored))
         self.train(embedding.training)
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
         """What it computes with, without numbers."""
-        return torch.empty(self._shape, dtype=self._dtype, device="meta")
+        return self._shown
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 (the name in nn.Linear)
         """Decode the rows that are asked for."""

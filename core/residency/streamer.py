@@ -26,7 +26,7 @@ REST = -1  # the number of the slab that lies outside of blocks
 
 class _Free(NamedTuple):
     slot: int
-    event: Event | None  # behind the last kernel that read it; None before the first
+    event: Event | None  # behind the last kernel that may read it
 
 
 class _Arrival(NamedTuple):
@@ -69,7 +69,9 @@ class Streamer:
             None if passes is None else passes * len(self._streamed)
         )  # copies into slots, all passes together
         self._changed = threading.Condition()
-        self._free = deque(_Free(slot, None) for slot in range(len(slots)))
+        # kernels that were launched before may still read what was in the slots
+        last = accelerator.compute_queue.record() if slots else None
+        self._free = deque(_Free(slot, last) for slot in range(len(slots)))
         self._arrivals: deque[_Arrival] = deque()
         self._resident: dict[int, Event] = {}  # arrived, but no kernel was told to wait for it yet
         self._awaited = set(missing)
@@ -142,6 +144,10 @@ class Streamer:
             self._changed.notify_all()
         self._thread.join()
         self._accelerator.copy_queue.synchronize()
+
+    def forget(self) -> None:
+        """Let go of all device memory, also of what an error's traceback holds; nothing may be asked for afterwards."""
+        self._error, self._missing, self._slots = None, {}, ()
 
     @property
     def arrived(self) -> set[int]:
@@ -241,6 +247,8 @@ class Streamer:
             done += staged.numel()
             if done == slab.size:
                 break
+            if self._stopping:
+                return False
             staged = self._staging.stage(self._store, slab, done)
         with self._changed:
             self.copied_bytes += slab.size

@@ -12,6 +12,7 @@ from torch import nn
 
 from core.hardware.interface import Accelerator
 from core.hardware.machine import memory
+from core.messages import ModelFileError
 from core.residency.folding import Folding
 from core.residency.ledger import Key, Ledger
 from core.residency.network import Network
@@ -113,23 +114,31 @@ class WarmCache:
             if key[0] == identity and key not in running:
                 self._keep(key, entry, kept.get(key[1], 0), "the plan does not keep it beside this phase")
         held: dict[str, Network | Whole] = {}
-        for want in wants:
-            entry = self._open((identity, want.name), model, want, load, sizes[want.name], running, budget_bytes)
-            self._place(entry, want, running, budget_bytes)
-            held[want.name] = entry.held
+        damaged = False
         try:
+            for want in wants:
+                entry = self._open((identity, want.name), model, want, load, sizes[want.name], running, budget_bytes)
+                self._place(entry, want, running, budget_bytes)
+                held[want.name] = entry.held
             with ExitStack() as stack:
                 self._start(stack, wants, held)
                 for network in held.values():
                     network.give_way = give_way
                 yield {name: network.module for name, network in held.items()}
+        except ModelFileError:
+            damaged = True  # whoever asks next shall look at the files anew
+            raise
         finally:
-            for key in running:
+            for key in running & set(self._entries):
                 entry = self._entries[key]
                 entry.held.give_way = None
                 entry.used = time.monotonic()
                 entry.held.free_slots()
-                self._keep(key, entry, kept.get(key[1], 0), "the plan does not keep it after its phase")
+                self._keep(
+                    key, entry, 0 if damaged else kept.get(key[1], 0), "the plan does not keep it after its phase"
+                )
+                if damaged:
+                    self._forget(key)
 
     def move(
         self, identity: str, wants: Sequence[Want], kept: Mapping[str, int | None], budget_bytes: int, reason: str
@@ -137,7 +146,7 @@ class WarmCache:
         """Place what runs anew, between two blocks, and let everything else leave as far as it must.
 
         Raises:
-            torch.OutOfMemoryError: there is no room for it either; what runs goes on as it was.
+            torch.OutOfMemoryError: there is no room for it either; what runs must be begun again.
         """
         running = {(identity, want.name) for want in wants}
         for key, entry in list(self._entries.items()):
@@ -297,7 +306,7 @@ class WarmCache:
                 self._forget(key)
 
     def _keep(self, key: Key, entry: _Entry, size: int | None, reason: str) -> None:
-        if size is None or not entry.held.held_bytes:
+        if size is None:
             return
         entry.held.keep(size, reason)
         if isinstance(entry.held, Whole) and not entry.held.held_bytes:

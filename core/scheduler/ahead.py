@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from core.generation.conditioning import ConditioningCache
 from core.generation.interrupt import Interrupt, Interrupted
 from core.generation.run import Run
@@ -57,7 +59,7 @@ def encode_ahead(
             if not run.recall_encoding(cache):
                 run.encode(cache)
                 done += 1
-        except Interrupted:
+        except (Interrupted, torch.OutOfMemoryError):
             raise
         except Exception:  # the request will meet it again in its own turn, and say so
             continue

@@ -14,7 +14,7 @@ from core.generation.packing import Tick
 from core.generation.pipeline import Pipeline, build
 from core.generation.preview import Previewer
 from core.hardware.interface import Accelerator
-from core.messages import ComponentUse, LedgerRecord, Phase, Request
+from core.messages import ComponentUse, LedgerRecord, ModelFileError, Phase, Request
 from core.models.info import ModelInfo
 from core.plans import PhasePlan, Placement, Plan, formats_of
 from core.precision.dtypes import component_dtype
@@ -60,7 +60,11 @@ class LoadedModels:
         if known is not None and known.identity != info.identity:
             self._warm.drop_model(known.identity, owner, "its files changed")
             known = None
-        model = self._models[info.path] = known or LoadedModel(build(info, self._accelerator), Previewer(info))
+        model = known or LoadedModel(build(info, self._accelerator), Previewer(info))
+        for name in (name for group in model.pipeline.phases for name in group.networks):
+            if name not in info.networks:
+                raise ModelFileError(f"{info.path / name} holds no weights in safetensors; download the model again.")
+        self._models[info.path] = model
         if len(self._models) > KEPT:
             oldest = self._models.pop(next(iter(self._models)))
             self._warm.drop_model(oldest.identity, owner, "other models were used since")

@@ -42,6 +42,8 @@ from core.sizes import in_words
 PREVIEW_INTERVAL_SECONDS = 0.05
 # By which share of all memory a plan asks for less each time when memory runs out although the plan said it would not.
 SQUEEZE = 0.1
+# Less of all memory than this is what a run itself keeps between two steps, and what drivers take for themselves.
+_UNNOTICED = 0.015
 
 
 class Studio(NamedTuple):
@@ -69,6 +71,7 @@ class Making:
         self._asked, self._studio, self._shortage, self._reasons = asked, studio, shortage, reasons
         self._plan: Plan
         self._current = 0  # the number of the phase that runs
+        self._had = 0  # what there was to use when it began
         self._changes: list[str] = []  # why it was planned anew
 
     def run(self) -> Finished:
@@ -105,8 +108,11 @@ class Making:
             if phase.skipped:
                 continue
             asked_for = time.monotonic()
-            with models.hold(model, self._plan, phase, request.id, prepare, self._give_way):
+            # encoders and VAEs keep caches between their layers, so that a block of theirs cannot simply run again
+            give_way = self._give_way if phase.phase is Phase.DENOISE else None
+            with models.hold(model, self._plan, phase, request.id, prepare, give_way):
                 held = time.monotonic()
+                self._had = models.budget_of(request)
                 with accelerator.computing():
                     image = self._run_phase(phase.phase, run, cache)
                 accelerator.synchronize()
@@ -190,9 +196,14 @@ class Making:
 
     def _look_at_memory(self) -> None:
         """Between two steps: when other programs took so much that the phase would not fit any more, give way."""
+        accelerator = self._studio.accelerator
+        if not accelerator.has_own_memory:
+            return
         now = self._studio.models.budget_of(self._request)
-        if self._studio.accelerator.has_own_memory and self._phase.peak_bytes > now:
-            self._plan_anew(now, f"other programs took memory: {in_words(now)} are left to use")
+        taken = self._had - now - round(_UNNOTICED * accelerator.memory()[0])
+        if taken > 0 and self._phase.peak_bytes > self._plan.budget_bytes - taken:
+            self._had = now
+            self._plan_anew(self._plan.budget_bytes - taken, f"other programs took memory: {in_words(now)} are left")
 
     def _give_way(self, reason: str) -> bool:
         """A block found no memory: plan for less, and let it run again. Returns whether there is more room now."""
@@ -226,5 +237,7 @@ class Making:
         return True
 
     def _tell(self, plan: Plan, *reasons: str) -> None:
+        """Let a plan be the one that counts, for the allocator too: what it caches is part of the budget."""
         self._plan = msgspec.structs.replace(plan, reasons=reasons)
+        self._studio.accelerator.limit(plan.budget_bytes)
         self._studio.emit(Planned(self._request.id, self._plan))

@@ -73,8 +73,8 @@ def collect(
         named = [name for name in contenders if _ALL[model].stored == "BF16" or name not in PEERS]
         for name in [RESIDENT, *(name for name in named if name != RESIDENT)]:
             known = {row.budget_bytes for row in rows if (row.model, row.contender) == (model, name)}
-            asked: list[int | None] = [None] if name == RESIDENT else sorted(budgets)
-            asked = [budget for budget in asked if budget not in known]
+            wanted: Sequence[int | None] = [None] if name == RESIDENT else sorted(budgets)
+            asked = [budget for budget in wanted if budget not in known]
             if not asked:
                 continue
             remaining = until - time.monotonic()
@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS), help=f"of {', '.join(PEERS)}; ours always runs")
     parser.add_argument("--passes", type=int, default=6)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end after so many; go on another time")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for one contender on one network")
     parser.add_argument("--out", type=Path, default=_OUT)
     parser.add_argument("--again", action="store_true", help="try again what failed")
     parser.add_argument("--accelerator", default="cuda", help="cuda or xpu; emulated or cpu try the script itself")
@@ -209,6 +210,7 @@ def main() -> None:
         _sizes(options.budgets),
         in_a_process(options.passes, options.accelerator),
         lambda: write(options.out, rows, load),
+        limit=options.limit,
         until=until,
     )
     print(table(rows))

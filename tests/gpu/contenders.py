@@ -26,7 +26,7 @@ from core.residency import stream
 from core.residency.packed import PackedLinear
 
 # The share of the room for weights that an attempt takes; allocators need some to work in.
-_SHARES = (0.97, 0.92, 0.85, 0.75, 0.6)
+_SHARES = (0.97, 0.92, 0.85, 0.75, 0.6, 0.45)
 _WINDOW = 2  # RamTorch's default
 
 # Which lists of blocks RamTorch gets as one chain, and what passes from block to block, in a block's words.
@@ -56,7 +56,7 @@ class Contender:
 
     Attributes:
         by_budget: whether it can use more memory where there is more; else it is started once for all budgets.
-        restores: whether after `stop` the network is as it was; else a new one is made.
+        restores: whether after `stop`, or a start that failed, the network is as it was; else a new one is made.
         host_copies: how many times the weights lie in host memory, roughly.
     """
 
@@ -111,7 +111,7 @@ def _streamed(module: nn.Module, accelerator: Accelerator, room: int, attempt: i
     return Running(setting, stop, handle.streamed_bytes)
 
 
-def _group(module: nn.Module, accelerator: Accelerator, room: int, attempt: int, *, level: str) -> Running:
+def _group(module: Any, accelerator: Accelerator, room: int, attempt: int, *, level: str) -> Running:
     streams = accelerator.has_own_memory
     recorded = streams and attempt == 0
     module.enable_group_offload(
@@ -129,7 +129,7 @@ def _sequential(module: nn.Module, accelerator: Accelerator, room: int, attempt:
     from accelerate import cpu_offload
 
     cpu_offload(module, accelerator.device, offload_buffers=bool(module._parameters))
-    return Running("", lambda: None)
+    return Running("weight by weight, from pageable memory", lambda: None)
 
 
 def _mmgp(module: nn.Module, accelerator: Accelerator, room: int, attempt: int) -> Running:
@@ -145,6 +145,7 @@ def _mmgp(module: nn.Module, accelerator: Accelerator, room: int, attempt: int) 
         perc_reserved_mem_max=0.7,  # of host memory; by default it pins only a part of what is large
         verboseLevel=0,
     )
+    torch.set_default_device(None)  # which it sets to the card
     return Running(f"budget {megabytes} MB, pinned, asynchronous", manager.release)
 
 
@@ -154,22 +155,32 @@ def _ramtorch(module: nn.Module, accelerator: Accelerator, room: int, attempt: i
 
     lists, passed = _CHAINS[type(module).__name__]
     chunks = [_Chunk(block, passed) for name in lists for block in getattr(module, name)]
+    before = {name: getattr(module, name) for name in lists}
     for name in lists:
         setattr(module, name, nn.ModuleList())
     rest = sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
     module.to(accelerator.device)
     sizes = [sum(tensor.nbytes for tensor in [*chunk.parameters(), *chunk.buffers()]) for chunk in chunks]
-    spare = int(room * _SHARES[attempt]) - rest - _WINDOW * max(sizes)
+    spare = int(room * _SHARES[attempt]) - rest
     fits = [
         count
         for count in range(len(chunks) + 1)
-        if sum(sizes[number] for number in evenly_pinned(len(chunks), count)) <= spare
+        if sum(sizes[number] for number in evenly_pinned(len(chunks), count))
+        + (_WINDOW * max(sizes) if count < len(chunks) else 0)
+        <= spare
     ]
     pinned = max(fits, default=0)
     model = OffloadModel(chunks, device=accelerator.device, window=_WINDOW, pin=pinned)
     setattr(module, lists[0], nn.ModuleList([_Chain(chunks, model, passed)]))
     streamed = sum(size for number, size in enumerate(sizes) if number not in model.pinned_layers)
-    return Running(f"window {_WINDOW}, {pinned} of {len(chunks)} chunks pinned", model.close, streamed)
+
+    def stop() -> None:
+        model.close()
+        for name, blocks in before.items():
+            setattr(module, name, blocks)
+        module.to("cpu")
+
+    return Running(f"window {_WINDOW}, {pinned} of {len(chunks)} chunks pinned", stop, streamed)
 
 
 class _Chunk(nn.Module):
@@ -212,6 +223,6 @@ CONTENDERS = {
     "group-leaf": Contender(partial(_group, level="leaf_level"), 2, host_copies=2.0),
     "sequential": Contender(_sequential),
     "mmgp": Contender(_mmgp, len(_SHARES), True, host_copies=2.0),
-    "ramtorch": Contender(_ramtorch, len(_SHARES), True, host_copies=2.0),
+    "ramtorch": Contender(_ramtorch, len(_SHARES), True, True, 2.0),
 }
 PEERS = tuple(name for name, contender in CONTENDERS.items() if name != RESIDENT and not contender.ours)

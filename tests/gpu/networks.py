@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import torch
@@ -56,50 +57,30 @@ WORKLOADS = {
     "wan-14b-clip": Workload("wan22-a14b", width=832, height=480, frames=81),
 }
 
-_FEW_HEADS = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 4}
-_SMALL = {"width": 64, "height": 64, "text_tokens": 8}
+_FEW = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 4}
+_FLUX = {**_FEW, "num_single_layers": 6, "joint_attention_dim": 32, "axes_dims_rope": [4, 6, 6]}
+_WIDE_FLUX = {**_FEW, "attention_head_dim": 128, "num_layers": 1, "num_single_layers": 3, "joint_attention_dim": 256}
+_Z_IMAGE = {"dim": 64, "n_heads": 2, "n_kv_heads": 2, "n_layers": 4, "cap_feat_dim": 32, "axes_dims": [8, 12, 12]}
+_QWEN_IMAGE = {**_FEW, "joint_attention_dim": 32, "axes_dims_rope": [4, 6, 6]}
+_WAN = {**_FEW, "text_dim": 32, "ffn_dim": 64}
+
+
+def _tiny(config: str, changes: Mapping[str, object], stored: str = "BF16") -> Workload:
+    return Workload(config, stored, width=64, height=64, text_tokens=8, changes=changes)
+
+
 TINY = {
-    "tiny-flux": Workload(
-        "flux-dev",
-        **_SMALL,
-        changes={**_FEW_HEADS, "num_single_layers": 6, "joint_attention_dim": 32, "axes_dims_rope": [4, 6, 6]},
-    ),
-    "tiny-flux-q8_0": Workload(
-        "flux-dev",
-        "Q8_0",
-        **_SMALL,
-        changes={**_FEW_HEADS, "num_single_layers": 6, "joint_attention_dim": 32, "axes_dims_rope": [4, 6, 6]},
-    ),
-    "tiny-flux-q4_k": Workload(
-        "flux-dev",
-        "Q4_K",
-        **_SMALL,
-        changes={
-            **_FEW_HEADS,
-            "attention_head_dim": 128,
-            "num_layers": 1,
-            "num_single_layers": 3,
-            "joint_attention_dim": 256,
-        },
-    ),
-    "tiny-z-image": Workload(
-        "z-image-turbo",
-        **_SMALL,
-        changes={"dim": 64, "n_heads": 2, "n_kv_heads": 2, "n_layers": 4, "cap_feat_dim": 32, "axes_dims": [8, 12, 12]},
-    ),
-    "tiny-qwen-image": Workload(
-        "qwen-image", **_SMALL, changes={**_FEW_HEADS, "joint_attention_dim": 32, "axes_dims_rope": [4, 6, 6]}
-    ),
-    "tiny-wan": Workload("wan22-a14b", **_SMALL, changes={**_FEW_HEADS, "text_dim": 32, "ffn_dim": 64}),
+    "tiny-flux": _tiny("flux-dev", _FLUX),
+    "tiny-flux-q8_0": _tiny("flux-dev", _FLUX, "Q8_0"),
+    "tiny-flux-q4_k": _tiny("flux-dev", _WIDE_FLUX, "Q4_K"),  # its rows divide by 256
+    "tiny-z-image": _tiny("z-image-turbo", _Z_IMAGE),
+    "tiny-qwen-image": _tiny("qwen-image", _QWEN_IMAGE),
+    "tiny-wan": _tiny("wan22-a14b", _WAN),
 }
 
 
-def make(workload: Workload) -> nn.Module:
-    """The network in host memory, in evaluation mode.
-
-    Raises:
-        KeyError: no such workload's class in diffusers.
-    """
+def skeleton(workload: Workload) -> nn.Module:
+    """The network in evaluation mode, its weights on the meta device, packed where their format asks for it."""
     import diffusers
 
     described = json.loads(resource("models", "configs", workload.config, "transformer.json").read_text("utf-8"))
@@ -112,6 +93,12 @@ def make(workload: Workload) -> nn.Module:
     names = [name for name, part in module.named_modules() if type(part) is nn.Linear]
     shapes = {f"{name}.weight": tuple(module.get_parameter(f"{name}.weight").shape) for name in names}
     pack(module, {name: fitting(workload.stored, shape, "BF16") for name, shape in shapes.items()}, Scratch())
+    return module
+
+
+def make(workload: Workload) -> nn.Module:
+    """The network in host memory, with numbers."""
+    module = skeleton(workload)
     _fill(module)
     return module
 
@@ -122,9 +109,13 @@ def weight_bytes(module: nn.Module) -> int:
 
 
 def arguments(workload: Workload, module: nn.Module, device: torch.device) -> dict[str, object]:
-    """What the network is called with, as its pipeline in diffusers calls it: one picture or clip, no guidance pass."""
+    """What the network is called with, as its pipeline in diffusers calls it: one picture or clip, no guidance pass.
+
+    Raises:
+        KeyError: a class that is not known here.
+    """
     chance = torch.Generator().manual_seed(_SEED)
-    config = module.config
+    config: Any = module.config
     rows, columns = workload.height // 16, workload.width // 16  # the VAE's 8 and patches of 2
 
     def normal(*shape: int) -> torch.Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
+import itertools
 import statistics
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import torch
@@ -27,8 +30,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What one contender did under one budget; of a failure, the error alone.
 
     `budget_bytes` is None where there was no limit. `pass_seconds` is the median of `seconds`. `digest` is of the
-    output's bits (SHA-256); `repeatable`: the first pass and the last gave the same. `retries` counts how often torch's
-    allocator had to give cached memory back before it found room. `link_rate` in bytes/s, from pinned memory.
+    output's bits (SHA-256); `repeatable`: the first pass and the last gave the same. `retries` counts how often, in the
+    timed passes, torch's allocator had to give cached memory back before it found room. `link_rate` in bytes/s, from
+    pinned memory.
     """
 
     model: str
@@ -59,7 +63,7 @@ def measure(
     *,
     activation_bytes: int = 0,
     passes: int = 6,
-    seconds: float = 20.0,
+    seconds: float = 10.0,
     told: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
     """Run passes under each budget; never fails because a contender does.
@@ -73,34 +77,44 @@ def measure(
     """
     who = CONTENDERS[contender]
     rate = copy_rate(accelerator, pinned=True).rate if accelerator.has_own_memory else None
+    accelerator.release_cached()
     state = _State(workload, who, accelerator)
-    rows = []
+    rows: list[Row] = []
     for budget in budgets:
-        _cap(accelerator, budget)
-        room = 0 if budget is None else budget - activation_bytes
-        found = {"error": "it was not tried"}
-        for attempt in range(who.attempts):
-            try:
-                found = state.run(room, attempt, passes, seconds)
-            except Exception as error:
-                found = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"}
-                traceback.clear_frames(error.__traceback__)  # they hold activations
-                again = isinstance(error, torch.OutOfMemoryError)
-            else:
-                again = bool(found["retries"])
-            if who.by_budget or "pass_seconds" not in found:
-                state.stop()
-            if not again:
-                break
-        rows.append(
-            msgspec.convert(
-                {"model": model, "contender": contender, "budget_bytes": budget, "link_rate": rate, **found}, Row
-            )
-        )
+        if rows and state.settled and not rows[-1].retries:  # more memory changes nothing any more
+            setting = f"{rows[-1].setting}; as under the budget before".removeprefix("; ")
+            rows.append(msgspec.structs.replace(rows[-1], budget_bytes=budget, setting=setting))
+        else:
+            _cap(accelerator, budget)
+            found = _best(state, who, 0 if budget is None else budget - activation_bytes, passes, seconds)
+            key = {"model": model, "contender": contender, "budget_bytes": budget}
+            rows.append(msgspec.convert({**key, "link_rate": rate, **found}, Row))
         told(rows[-1])
     state.stop()
     _cap(accelerator, None)
     return rows
+
+
+def _best(state: _State, who: Contender, room: int, passes: int, seconds: float) -> dict[str, Any]:
+    """The fields of a row: the first attempt that has memory enough, or the fastest of those that had hardly enough."""
+    best: dict[str, Any] = {"error": "it was not tried"}
+    for attempt in range(who.attempts):
+        try:
+            found = state.run(room, attempt, passes, seconds)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold activations
+            lines = str(error).strip().splitlines() or [""]
+            found = {"error": f"{type(error).__name__}: {lines[0][:300]}"}
+            again = isinstance(error, torch.OutOfMemoryError)
+        else:
+            again = bool(found["retries"])
+        if who.by_budget or "error" in found:
+            state.stop()
+        if "error" in best or ("error" not in found and found["pass_seconds"] < best["pass_seconds"]):
+            best = found
+        if not again:
+            break
+    return best
 
 
 class _State:
@@ -112,6 +126,11 @@ class _State:
         self._running: Running | None = None
         self._attempt = 0
         self._setup = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it runs as it would run under any larger budget too."""
+        return self._running is not None and self._attempt == 0 and not self._contender.by_budget
 
     def run(self, room: int, attempt: int, passes: int, seconds: float) -> dict[str, object]:
         """Start the contender if it is not running as this attempt would, and time it."""
@@ -138,9 +157,10 @@ class _State:
         """Give everything back; the network too, unless it is as it was."""
         running, self._running = self._running, None
         if running is not None:
-            running.stop()
-        if running is None or not self._contender.restores:
-            self._module = None  # one that failed to start may be half changed
+            with contextlib.nullcontext() if self._contender.ours else contextlib.suppress(Exception):
+                running.stop()
+        if not self._contender.restores:
+            self._module = None
         gc.collect()
         self._accelerator.release_cached()
 
@@ -158,20 +178,20 @@ def _timed(
 ) -> dict[str, object]:
     queue = accelerator.compute_queue
     accelerator.reset_peak()
-    before, retries = _allocated(accelerator), _retries(accelerator)
+    before = _allocated(accelerator)
     first = _digest(one_pass(module, given))
     begin = time.perf_counter()
     for _ in range(_WARM - 1):
         one_pass(module, given)
     accelerator.synchronize()
     each = (time.perf_counter() - begin) / (_WARM - 1)
-    result = torch.empty(0)
+    result, retries = torch.empty(0), _retries(accelerator)
     marks = [queue.record()]
     for _ in range(max(2, min(passes, int(seconds / each)))):
         result = one_pass(module, given)
         marks.append(queue.record())
     accelerator.synchronize()
-    taken = [later.seconds_since(earlier) for earlier, later in zip(marks, marks[1:], strict=False)]
+    taken = [later.seconds_since(earlier) for earlier, later in itertools.pairwise(marks)]
     return {
         "pass_seconds": statistics.median(taken),
         "seconds": taken,

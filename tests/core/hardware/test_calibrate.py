@@ -23,6 +23,7 @@ from core.hardware.emulated import EmulatedAccelerator
 from core.hardware.emulated_card import EmulatedCard
 from core.hardware.profile import HardwareProfile, absurdity
 from core.messages import UserError
+from core.precision import decode
 
 MIB = 2**20
 ONE_DECODER = {"Q8_0": Decoder(32, 34, lambda blocks, dtype: blocks.to(dtype), "a test's kernel")}
@@ -155,9 +156,11 @@ def test_a_line_is_found_through_sizes(rate: float, latency: float, wobble: list
 def test_every_decoder_gives_numbers() -> None:
     decoders = eager()
     assert {"Q8_0", "Q6_K", "Q5_K", "Q4_K", "F8_E4M3"} <= set(decoders)
-    for decoder in decoders.values():
+    for name, decoder in decoders.items():
         blocks = torch.full((3, decoder.block_bytes), 0x2C, dtype=torch.uint8)
-        assert decoder.decode(blocks, torch.float32).shape == (3, decoder.block_elements)
+        numbers = decoder.decode(blocks, torch.float32)
+        assert numbers.shape == (3, decoder.block_elements)
+        assert torch.equal(numbers, decode(blocks, name, numbers.shape))  # what packed layers decode with
 
 
 # -- the cache ------------------------------------------------------------------------------------------------------
