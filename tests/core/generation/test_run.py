@@ -288,10 +288,10 @@ def test_memory_that_runs_out_once_is_made_room_for(
 
     decode, failures = Run.decode, [torch.OutOfMemoryError("CUDA out of memory")]
 
-    def decode_after_failing(self: Run, **options: bool) -> Image.Image:
+    def decode_after_failing(self: Run, tile: int | None = None, *, learn: bool = True) -> Image.Image:
         if failures:
             raise failures.pop()
-        return decode(self, **options)
+        return decode(self, tile, learn=learn)
 
     monkeypatch.setattr(Run, "decode", decode_after_failing)
     seen: list[Event] = []
