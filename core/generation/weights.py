@@ -122,9 +122,7 @@ def packed(
 def in_memory(module: nn.Module, folded: Collection[str] = ()) -> Slabs:
     """The slabs of a network whose weights are in host memory. `folded` layers get slabs of their own."""
     division = divide(module, folded=folded)
-    tensors = dict([*module.named_parameters(), *module.named_buffers()])
-    pieces = [piece for slab in division.slabs for piece in slab.pieces]
-    return division, HostStore({piece.path: MemoryTensor(tensors[piece.path].data) for piece in pieces})
+    return division, HostStore.in_memory(module, division)
 
 
 def _stored(module: nn.Module, component: ComponentInfo) -> dict[str, tuple[Path, int, TensorHeader]]:

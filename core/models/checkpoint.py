@@ -6,7 +6,6 @@ read.
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ import msgspec
 
 from core.messages import ModelFileError, UserError
 from core.models.gguf_header import MAGIC, GgufHeader, Value, read_gguf
-from core.models.headers import SafetensorsHeader, read_safetensors
+from core.models.headers import SafetensorsHeader, read_json, read_safetensors
 from core.models.recognise import Recognised, recognise
 
 _INDEX = ".safetensors.index.json"
-_LARGEST_JSON = 32 << 20
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -118,21 +116,6 @@ def merged(checkpoints: list[Checkpoint]) -> Checkpoint:
         config=next((checkpoint.config for checkpoint in checkpoints if checkpoint.config), {}),
         recognised=recognise({name: tensor.shape for name, tensor in tensors.items()}),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of at most 32 MB. Raises ModelFileError where it is none."""
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise ModelFileError(f"{path} is too large for a config; download the model again.")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is not valid JSON; download the model again.") from error
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{path} is not a JSON object; download the model again.")
-    return value
 
 
 def _header(file: Path, longest_array: int) -> tuple[int, SafetensorsHeader | GgufHeader]:

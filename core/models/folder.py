@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from core.messages import ModelFileError, UserError
-from core.models.headers import TensorHeader, read_header
+from core.models.headers import TensorHeader, read_header, read_json
 from core.models.info import ComponentInfo, Extras, ModelInfo
 
 _INDEX = "model_index.json"
@@ -32,7 +31,7 @@ def read_folder(path: Path, name: str = "") -> ModelInfo:
         raise UserError(f"{path} is not a folder; give the folder that holds {_INDEX}.")
     if not (path / _INDEX).is_file():
         raise UserError(f"{path} holds no {_INDEX}; give the folder of a model in diffusers' format.")
-    index = _read_json(path / _INDEX)
+    index = read_json(path / _INDEX)
     family = index.get("_class_name")
     if not isinstance(family, str):
         raise ModelFileError(f"{path / _INDEX} does not name a pipeline class; download the model again.")
@@ -119,7 +118,7 @@ def _weight_files(folder: Path) -> list[Path]:
     for weights in _WEIGHTS:
         index = folder / f"{weights}.index.json"
         if index.is_file():
-            shards = set(_read_json(index).get("weight_map", {}).values())
+            shards = set(read_json(index).get("weight_map", {}).values())
             if any(not isinstance(shard, str) or Path(shard).name != shard for shard in shards):
                 raise ModelFileError(f"{index} names files outside its folder; download the model again.")
             return [folder / shard for shard in sorted(shards)]
@@ -133,7 +132,7 @@ def _size_multiple(path: Path, components: dict[str, ComponentInfo]) -> int:
     factor = 8
     config_file = path / "vae" / "config.json"
     if config_file.is_file():
-        config = _read_json(config_file)
+        config = read_json(config_file)
         stages = config.get("block_out_channels") or config.get("dim_mult")
         if isinstance(stages, list) and stages:
             factor = 2 ** (len(stages) - 1)
@@ -147,15 +146,3 @@ def _extras(path: Path) -> Extras:
         return msgspec.json.decode(path.read_bytes(), type=Extras)
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise ModelFileError(f"{path} is damaged ({error}); delete it or get the model again.") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is not valid JSON; download the model again.") from error
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{path} is not a JSON object; download the model again.")
-    return value

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from core.messages import ModelFileError
+from core.models.headers import TensorHeader
 from core.precision.formats import FORMATS
 
 MAGIC = b"GGUF"
@@ -61,22 +62,8 @@ class LongArray(msgspec.Struct, frozen=True):
 Value = int | float | bool | str | list["Value"] | LongArray
 
 
-class GgufTensor(msgspec.Struct, frozen=True):
-    """One tensor: ggml's type, its shape as torch has it (a row is last), and where in the file its bytes lie."""
-
-    type: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-    @property
-    def elements(self) -> int:
-        """How many numbers it holds."""
-        return prod(self.shape)
-
-
 class GgufHeader(msgspec.Struct, frozen=True):
-    """What a GGUF file says about itself; `tensors` in the order in which they lie in the file.
+    """What a GGUF file says about itself; `tensors` in the order in which they lie in it, counted from its beginning.
 
     `pairs` says where in the file each entry of the metadata lies, for who copies it as it is.
     """
@@ -84,7 +71,7 @@ class GgufHeader(msgspec.Struct, frozen=True):
     version: int
     alignment: int
     metadata: dict[str, Value]
-    tensors: dict[str, GgufTensor]
+    tensors: dict[str, TensorHeader]
     pairs: dict[str, tuple[int, int]]
 
 
@@ -214,10 +201,10 @@ class _Reader:
 
     def places(
         self, infos: list[tuple[str, tuple[int, ...], str, int]], alignment: int, metadata: dict[str, Value]
-    ) -> dict[str, GgufTensor]:
+    ) -> dict[str, TensorHeader]:
         """The tensors, each checked to lie behind the one before."""
         start = -(-self.at // alignment) * alignment
-        found: dict[str, GgufTensor] = {}
+        found: dict[str, TensorHeader] = {}
         expected = end = 0
         for name, shape, kind, offset in infos:
             if name in found:
@@ -240,7 +227,7 @@ class _Reader:
             if isinstance(known, list) and all(type(extent) is int and extent >= 0 for extent in known):
                 before = tuple(extent for extent in known if isinstance(extent, int))
                 shape = before if prod(before) == prod(shape) else shape
-            found[name] = GgufTensor(kind, shape, start + offset, start + end)
+            found[name] = TensorHeader(kind, shape, start + offset, start + end)
         if infos and self.size > start + expected:
             raise self.damage(f"there are {self.size - start - end} bytes behind its last tensor")
         return found

@@ -19,6 +19,7 @@ from core.messages import ModelFileError
 
 # safetensors' own library refuses headers over 100 MB
 _LARGEST_HEADER = 100_000_000
+_LARGEST_JSON = 32 << 20
 
 # bytes of one element by safetensors' type name, and the name we use (ggml's)
 ELEMENT_BYTES = {
@@ -28,7 +29,7 @@ ELEMENT_BYTES = {
 
 
 class TensorHeader(msgspec.Struct, frozen=True):
-    """One tensor: its stored type, its shape, and where its bytes lie in the data section."""
+    """One tensor: its stored type, its shape (a row is last), and where its bytes lie: in safetensors in the data."""
 
     type: str
     shape: tuple[int, ...]
@@ -151,3 +152,18 @@ class _Entry(msgspec.Struct):
     dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of at most 32 MB. Raises ModelFileError where it is none."""
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ModelFileError(f"{path} is too large for a config; download the model again.")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is not valid JSON; download the model again.") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path} is not a JSON object; download the model again.")
+    return value

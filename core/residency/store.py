@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from core.hardware.buffers import move
 from core.messages import ModelFileError
-from core.residency.slabs import Piece, Slab
+from core.residency.slabs import Division, Piece, Slab
 
 # Numbers cast at once: few enough that torch does it in the calling thread (its grain is 32,768).
 _CAST_ELEMENTS = 32_768
@@ -40,6 +41,13 @@ class HostStore:
     def __init__(self, sources: Mapping[str, Source]) -> None:
         """`sources` by the name under which a tensor lies in its slab."""
         self.sources = sources
+
+    @classmethod
+    def in_memory(cls, module: nn.Module, division: Division) -> HostStore:
+        """A network whose weights are in host memory now."""
+        tensors = dict([*module.named_parameters(), *module.named_buffers()])
+        pieces = [piece for slab in division.slabs for piece in slab.pieces]
+        return cls({piece.path: MemoryTensor(tensors[piece.path].data) for piece in pieces})
 
     def read(self, piece: Piece, target: torch.Tensor, start: int = 0) -> None:
         """A part of one tensor, in any dtype; see `Source.read`."""
@@ -103,11 +111,6 @@ class OpenFile:
                 done += count
         except OSError as error:
             raise ModelFileError(f"{self.path} cannot be read at tensor {name} ({error.strerror}).") from error
-
-    def will_need(self, start: int, size: int) -> None:
-        """Ask the system to read a range ahead, where it can be asked."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
     def _at(self, target: memoryview, position: int) -> int:
         if hasattr(os, "preadv"):

@@ -22,7 +22,7 @@ from core.residency.network import Network
 from core.residency.placement import as_many_as_fit, smallest_bytes
 from core.residency.slabs import divide
 from core.residency.staging import PinnedSlabs, Ring, Staging
-from core.residency.store import HostStore, MemoryTensor
+from core.residency.store import HostStore
 from core.sizes import byte_size, in_words
 
 
@@ -88,9 +88,7 @@ def stream(
     if resident is None:
         least = smallest_bytes(division, slots)
         raise UserError(f"{in_words(room)} are too little for this network; {in_words(least)} is the least.")
-    tensors = dict([*module.named_parameters(), *module.named_buffers()])
-    pieces = [piece for slab in division.slabs for piece in slab.pieces]
-    store = HostStore({piece.path: MemoryTensor(tensors[piece.path].data) for piece in pieces})
+    store = HostStore.in_memory(module, division)
     network = Network(type(module).__name__, module, division, store, accelerator)
     try:
         network.place(resident, slots)

@@ -129,6 +129,8 @@ class WarmCache:
             damaged = True  # whoever asks next shall look at the files anew
             raise
         finally:
+            for ring in self._rings:
+                ring.rest()
             for key in running & set(self._entries):
                 entry = self._entries[key]
                 entry.held.give_way = None
