@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 
 from core.commands.arguments import byte_size, number
-from core.precision.formats import FORMATS
-
-TARGETS = tuple(name for name in FORMATS if name != "F8_E4M3")  # GGUF has no F8
+from core.models.gguf_write import TARGETS
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
     """All of them."""
     parser.add_argument(
-        "sources", nargs="+", metavar="SRC", help="safetensors, shards' index, GGUF or component folder"
+        "sources", nargs="+", metavar="SRC", help="a model's folder or file, a network's, shards or their index"
     )
+    parser.add_argument("--component", default="", metavar="NAME", help="only one network of a model, e.g. transformer")
     parser.add_argument("-o", "--out", required=True, metavar="FILE.gguf", help="the file to write")
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument(
@@ -30,6 +29,14 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN=TYPE",
         help="the type of some tensors, e.g. *img_in*=F32",
     )
+    parser.add_argument(
+        "--sensitivity",
+        default="auto",
+        metavar="HOW",
+        help="what an error in a tensor costs: measured (the model is run), table (what ships), a file that --measured "
+        "wrote, or auto, which measures small models",
+    )
+    parser.add_argument("--measured", metavar="FILE.json", help="keep there what was measured")
     parser.add_argument("--report", metavar="FILE.json", help="write the report there")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,19 +11,12 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-from core.models.headers import TensorHeader, data_start, read_header
+from core.generation.sources import Files, known
 from core.models.info import ComponentInfo
+from core.models.stored import Stored, stored_tensors
 from core.residency.packed import Scratch, pack
 from core.residency.slabs import Division, divide
-from core.residency.store import FileTensor, HostStore, MemoryTensor, OpenFile, Source
-
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool,
-}  # fmt: skip
-
+from core.residency.store import HostStore, MemoryTensor, Source
 
 Slabs = tuple[Division, HostStore]
 """How a network is cut, and where the bytes are."""
@@ -74,9 +66,9 @@ def in_files(
         ModelFileError: a file is damaged.
     """
     division = divide(module, hold_in(module, dtype), folded)
-    stored = _stored(module, component)
+    stored = by_name(module, component)
     tensors = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
-    files: dict[Path, OpenFile] = {}
+    files = Files()
     sources: dict[str, Source] = {}
     for slab in division.slabs:
         for piece in slab.pieces:
@@ -86,12 +78,9 @@ def in_files(
                     return None
                 sources[piece.path] = MemoryTensor(tensors[piece.path])  # a buffer that no file holds
                 continue
-            file, start, header = found
-            if header.shape != piece.shape or header.type not in _DTYPES:
+            if found.shape != piece.shape or not known(found.type):
                 return None
-            if file not in files:
-                files[file] = OpenFile(file)
-            sources[piece.path] = FileTensor(files[file], start + header.start, _DTYPES[header.type])
+            sources[piece.path] = files.dense(found)
     return division, HostStore(sources)
 
 
@@ -125,20 +114,40 @@ def in_memory(module: nn.Module, folded: Collection[str] = ()) -> Slabs:
     return division, HostStore.in_memory(module, division)
 
 
-def _stored(module: nn.Module, component: ComponentInfo) -> dict[str, tuple[Path, int, TensorHeader]]:
-    """(file, where its data begin, header) of each tensor by its name in the network."""
+def filled(module: nn.Module, slabs: Slabs) -> nn.Module:
+    """A skeleton with its weights in host memory, those that are packed in its files decoded.
+
+    Raises:
+        ModelFileError: a file is damaged.
+    """
+    division, store = slabs
+    for slab in division.slabs:
+        buffer = torch.empty(slab.size, dtype=torch.uint8)
+        store.fill(slab, buffer)
+        for piece in slab.pieces:
+            tensor = piece.view(buffer)
+            shared = nn.Parameter(tensor, requires_grad=False)
+            for path in division.same[piece.path]:
+                owner, _, name = path.rpartition(".")
+                layer = module.get_submodule(owner)
+                if name in layer._parameters:
+                    layer._parameters[name] = shared
+                else:
+                    layer._buffers[name] = tensor
+    return module
+
+
+def by_name(module: nn.Module, component: ComponentInfo) -> dict[str, Stored]:
+    """The tensors in a component's files by their names in the network."""
     renamings = _renamings(module)
-    state: dict[str, Any] = module.state_dict() if renamings is not None else {}
+    if renamings is None:
+        return stored_tensors(component)
+    state: dict[str, Any] = module.state_dict()
     prefix = getattr(module, "base_model_prefix", None)
-    result: dict[str, tuple[Path, int, TensorHeader]] = {}
-    for name in component.files:
-        path = Path(name)
-        start = data_start(path)
-        for key, header in read_header(path).items():
-            if renamings is not None:
-                key, _ = rename_source_key(key, renamings, [], prefix, state)
-            result[key] = path, start, header
-    return result
+    return {
+        rename_source_key(key, renamings, [], prefix, state)[0]: tensor
+        for key, tensor in stored_tensors(component).items()
+    }
 
 
 def _renamings(module: nn.Module) -> list[WeightRenaming] | None:

@@ -1,4 +1,4 @@
-"""The models a person can name: the starter that ships, those added by folder, and any folder by its path."""
+"""The models a person can name: the starter that ships, those that were added, and any folder or file by its path."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import msgspec
 from core import folders
 from core.files import write_atomically
 from core.messages import ModelFileError, ResidencyError, UserError
-from core.models.folder import read_folder, stamp
+from core.models.folder import read_folder
 from core.models.info import ModelInfo
+from core.models.single import read_file, stamp_of
 from core.resources import resource
 
 STARTER = "starter"
@@ -31,12 +32,12 @@ class Match(NamedTuple):
 
 
 def installed() -> dict[str, Path]:
-    """The known models: name to folder, the starter first."""
+    """The known models: name to folder or file, the starter first."""
     return {STARTER: resource("starter", "model"), **_added()}
 
 
 def find(name: str) -> ModelInfo:
-    """Read a model by its name or by the path of its folder.
+    """Read a model by its name or by the path of its folder or file.
 
     Raises:
         UserError: there is no such model; the sentence suggests the nearest name.
@@ -48,11 +49,19 @@ def find(name: str) -> ModelInfo:
         raise ModelFileError(str(error)) from error
     if name in known:
         return _read(known[name], name)
-    if os.sep in name or "/" in name or folders.user_path(name).is_dir():
+    if is_path(name):
         return _read(folders.user_path(name))
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"known models: {', '.join(known)}; or give a model folder's path."
+    hint = f"did you mean {near[0]}?" if near else f"known models: {', '.join(known)}; or give the path of a model."
     raise UserError(f"There is no model called {name}; {hint}")
+
+
+def is_path(name: str) -> bool:
+    """Whether a name means a folder or a file, be it there or not."""
+    if os.sep in name or "/" in name:
+        return True
+    path = folders.user_path(name)
+    return path.is_dir() or (path.suffix == ".gguf" and path.is_file())
 
 
 def match(name: str, fingerprint: str) -> Match:
@@ -81,14 +90,14 @@ def match(name: str, fingerprint: str) -> Match:
 
 
 def add(path: Path) -> ModelInfo:
-    """Remember a model folder by its name, or by its name and a number where that is taken. Raises as `find` does."""
-    info = read_folder(path)
+    """Remember a model by its name, or by its name and a number where that is taken. Raises as `find` does."""
+    info = _look(path)
     known = installed()
-    name = next((name for name, folder in known.items() if folder.resolve() == info.path), None)
+    name = next((name for name, place in known.items() if place.resolve() == info.source), None)
     if name is None:
         numbered = (f"{info.name} {number}" for number in itertools.count(2))
         name = next(name for name in (info.name, *itertools.islice(numbered, len(known))) if name not in known)
-        _write({**_added(), name: info.path})
+        _write({**_added(), name: info.source})
     return msgspec.structs.replace(info, name=name)
 
 
@@ -101,11 +110,15 @@ def remove(name: str) -> None:
 
 
 def _read(path: Path, name: str = "") -> ModelInfo:
-    """`read_folder`, remembered for as long as no file of the folder changes."""
+    """A model, remembered for as long as no file of it changes."""
     known = _known.get(path)
-    if known is None or known.identity != stamp(known.path):
-        known = _known[path] = read_folder(path)
+    if known is None or not known.source.exists() or known.identity != stamp_of(known):
+        known = _known[path] = _look(path)
     return msgspec.structs.replace(known, name=name or known.name)
+
+
+def _look(path: Path) -> ModelInfo:
+    return read_file(path) if path.is_file() else read_folder(path)
 
 
 def _file() -> Path:

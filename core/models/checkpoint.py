@@ -6,40 +6,19 @@ read.
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from core.messages import ModelFileError, UserError
-from core.models.gguf_header import MAGIC, GgufHeader, Value, read_gguf
+from core.models.gguf_header import GgufHeader, Value, read_gguf
 from core.models.headers import SafetensorsHeader, read_json, read_safetensors
 from core.models.recognise import Recognised, recognise
+from core.models.stored import Range, Stored, is_gguf
 
 _INDEX = ".safetensors.index.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-
-
-class StoredTensor(msgspec.Struct, frozen=True):
-    """One tensor in a file: its type by ggml's or safetensors' name, and its bytes from `start` to `end`."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    file: Path
-    start: int
-    end: int
-
-    @property
-    def elements(self) -> int:
-        """How many numbers it holds."""
-        return prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes it takes in its file."""
-        return self.end - self.start
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +26,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     files: tuple[Path, ...]
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, Stored]
     metadata: dict[str, Value]
     config: dict[str, Any]
     recognised: Recognised
@@ -74,15 +53,15 @@ def open_checkpoint(path: Path, longest_array: int = 64) -> Checkpoint:
     if not path.exists():
         raise UserError(f"{path} does not exist; give a model folder, a .safetensors or a .gguf file.")
     kind, files = _files(path)
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, Stored] = {}
     metadata: dict[str, Value] = {}
     for file in files:
         start, header = _header(file, longest_array)
         for name, tensor in header.tensors.items():
             if name in tensors:
                 raise ModelFileError(f"{file} and {tensors[name].file} both hold a tensor {name}; remove one of them.")
-            tensors[name] = StoredTensor(
-                name, tensor.type, tensor.shape, file, start + tensor.start, start + tensor.end
+            tensors[name] = Stored(
+                name, tensor.type, tensor.shape, (Range(file, start + tensor.start, start + tensor.end),)
             )
         metadata.update(header.metadata)
     folder = path if path.is_dir() else path.parent
@@ -100,7 +79,7 @@ def merged(checkpoints: list[Checkpoint]) -> Checkpoint:
     """
     if len(checkpoints) == 1:
         return checkpoints[0]
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, Stored] = {}
     for checkpoint in checkpoints:
         for name, tensor in checkpoint.tensors.items():
             if name in tensors:
@@ -120,7 +99,7 @@ def merged(checkpoints: list[Checkpoint]) -> Checkpoint:
 
 def _header(file: Path, longest_array: int) -> tuple[int, SafetensorsHeader | GgufHeader]:
     """A file's header, and where in the file its positions count from."""
-    if _is_gguf(file):
+    if _looks_gguf(file):
         return 0, read_gguf(file, longest_array)
     if file.suffix in _PICKLES:
         raise ModelFileError(
@@ -130,12 +109,8 @@ def _header(file: Path, longest_array: int) -> tuple[int, SafetensorsHeader | Gg
     return header.data_start, header
 
 
-def _is_gguf(file: Path) -> bool:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(4) == MAGIC or file.suffix == ".gguf"
-    except OSError as error:
-        raise ModelFileError(f"{file} cannot be read ({error.strerror}); check that the model is complete.") from error
+def _looks_gguf(file: Path) -> bool:
+    return is_gguf(file) or file.suffix == ".gguf"
 
 
 def _files(path: Path) -> tuple[str, tuple[Path, ...]]:
@@ -151,7 +126,7 @@ def _files(path: Path) -> tuple[str, tuple[Path, ...]]:
         return "component folder", (_preferred(found),)
     if path.name.endswith(_INDEX):
         return "sharded safetensors", _shards(path)
-    return ("GGUF file" if _is_gguf(path) else "safetensors file"), (path,)
+    return ("GGUF file" if _looks_gguf(path) else "safetensors file"), (path,)
 
 
 def _preferred(files: list[Path]) -> Path:

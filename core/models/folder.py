@@ -9,13 +9,16 @@ from typing import Any
 import msgspec
 
 from core.messages import ModelFileError, UserError
+from core.models.families import clip_of, defaults_of
 from core.models.headers import TensorHeader, read_header, read_json
 from core.models.info import ComponentInfo, Extras, ModelInfo
 
-_INDEX = "model_index.json"
+INDEX = "model_index.json"
 _WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 _SMALL_FILE_BYTES = 32 << 20  # tokenizers of large vocabularies have 20 MB
 _SAMPLES, _SAMPLE_BYTES = 64, 4096  # of each weight file: a fine-tune moves nearly every weight
+_LARGEST_SCALE = 256  # of a VAE: beyond it a config is damaged
+_UNPATCHED = ("LTXVideoTransformer3DModel",)
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
@@ -28,32 +31,57 @@ def read_folder(path: Path, name: str = "") -> ModelInfo:
     """
     path = path.expanduser().resolve()
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder; give the folder that holds {_INDEX}.")
-    if not (path / _INDEX).is_file():
-        raise UserError(f"{path} holds no {_INDEX}; give the folder of a model in diffusers' format.")
-    index = read_json(path / _INDEX)
-    family = index.get("_class_name")
-    if not isinstance(family, str):
-        raise ModelFileError(f"{path / _INDEX} does not name a pipeline class; download the model again.")
+        raise UserError(f"{path} is not a folder; give the folder that holds {INDEX}.")
+    if not (path / INDEX).is_file():
+        raise UserError(f"{path} holds no {INDEX}; give the folder of a model in diffusers' format.")
     identity = stamp(path)
+    index, parts = read_index(path)
     digest = hashlib.sha256()
     for file in _small_files(path):
         digest.update(repr(str(file.relative_to(path))).encode() + file.read_bytes())
-    components = {
-        key: _component(path / key, key, value[0], value[1], digest)
+    components = {key: _component(path / key, key, *part, digest) for key, part in parts.items()}
+    info = described(path, index, components, fingerprint=digest.hexdigest(), identity=identity)
+    return msgspec.structs.replace(info, name=name or info.name)
+
+
+def read_index(path: Path) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
+    """A model's index, and the library and class of each component that it names.
+
+    Raises:
+        ModelFileError: it is missing or damaged.
+    """
+    index = read_json(path / INDEX)
+    if not isinstance(index.get("_class_name"), str):
+        raise ModelFileError(f"{path / INDEX} does not name a pipeline class; download the model again.")
+    parts = {
+        key: (value[0], value[1])
         for key, value in index.items()
-        if not key.startswith("_") and isinstance(value, list) and len(value) == 2 and value[0] and value[1]
+        if not key.startswith("_")
+        and isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(word, str) and word for word in value)
     }
+    return index, parts
+
+
+def described(
+    path: Path, index: dict[str, Any], components: dict[str, ComponentInfo], *, fingerprint: str, identity: str
+) -> ModelInfo:
+    """A model whose index and configs lie in a folder. Raises ModelFileError where one of them is damaged."""
+    family = index["_class_name"]
     extras = _extras(path / "residency.json")
+    spatial, temporal = _scale(path)
     return ModelInfo(
-        name=name or extras.name or path.name,
+        name=extras.name or path.name,
         path=path,
         family=family,
         components=components,
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint,
         identity=identity,
-        size_multiple=_size_multiple(path, components),
-        defaults=extras.defaults,
+        size_multiple=spatial * _patch(components),
+        spatial=spatial,
+        clip=clip_of(family, index, temporal),
+        defaults=defaults_of(family, index, extras.defaults),
         preview=extras.preview,
         vocabulary=extras.vocabulary,
         index=index,
@@ -73,7 +101,7 @@ def _small_files(path: Path) -> list[Path]:
     return sorted(file for file in files if file.stat().st_size <= _SMALL_FILE_BYTES)
 
 
-def _sample(file: Path, digest: Any) -> None:
+def sample(file: Path, digest: Any) -> None:
     """Take a weight file's size, its beginning and evenly spaced samples into a hash."""
     size = file.stat().st_size
     digest.update(str(size).encode())
@@ -85,7 +113,7 @@ def _sample(file: Path, digest: Any) -> None:
 
 def _component(folder: Path, name: str, library: str, class_name: str, digest: Any) -> ComponentInfo:
     if not folder.is_dir():
-        raise ModelFileError(f"{folder} is missing although {_INDEX} names it; download the model again.")
+        raise ModelFileError(f"{folder} is missing although {INDEX} names it; download the model again.")
     tensors: dict[str, TensorHeader] = {}
     files = _weight_files(folder)
     if not files and any(next(folder.glob(pattern), None) for pattern in _PICKLES):
@@ -97,7 +125,7 @@ def _component(folder: Path, name: str, library: str, class_name: str, digest: A
         header = read_header(file)
         tensors.update(header)
         digest.update(repr((name, file.name)).encode())
-        _sample(file, digest)
+        sample(file, digest)
     types: dict[str, int] = {}
     for tensor in tensors.values():
         types[tensor.type] = types.get(tensor.type, 0) + tensor.end - tensor.start
@@ -127,16 +155,33 @@ def _weight_files(folder: Path) -> list[Path]:
     return []
 
 
-def _size_multiple(path: Path, components: dict[str, ComponentInfo]) -> int:
-    """What width and height must divide by: the VAE's factor, doubled where a transformer packs 2x2 latents."""
-    factor = 8
+def _scale(path: Path) -> tuple[int, int]:
+    """(pixels of an edge per latent position, frames per latent frame), as the VAE's config says."""
     config_file = path / "vae" / "config.json"
-    if config_file.is_file():
-        config = read_json(config_file)
-        stages = config.get("block_out_channels") or config.get("dim_mult")
-        if isinstance(stages, list) and stages:
-            factor = 2 ** (len(stages) - 1)
-    return factor * (2 if "transformer" in components else 1)
+    config = read_json(config_file) if config_file.is_file() else {}
+
+    def said(name: str) -> int | None:
+        value = config.get(name)
+        return value if isinstance(value, int) and 0 < value <= _LARGEST_SCALE else None
+
+    def halved(name: str) -> int:
+        stages = config.get(name)
+        return 2 ** sum(map(bool, stages[:8])) if isinstance(stages, list) else 1
+
+    if "spatio_temporal_scaling" in config:  # AutoencoderKLLTXVideo halves all three axes together
+        scale = halved("spatio_temporal_scaling")
+        spatial = said("spatial_compression_ratio") or (said("patch_size") or 1) * scale
+        return spatial, said("temporal_compression_ratio") or (said("patch_size_t") or 1) * scale
+    stages = config.get("block_out_channels") or config.get("dim_mult")
+    levels = min(len(stages), 8) if isinstance(stages, list) and stages else 4
+    temporal = said("scale_factor_temporal") or halved("temperal_downsample")
+    return said("scale_factor_spatial") or 2 ** (levels - 1), temporal
+
+
+def _patch(components: dict[str, ComponentInfo]) -> int:
+    """How many latent positions of an edge a transformer takes as one: two, but for those that take each alone."""
+    transformer = components.get("transformer")
+    return 1 if transformer is None or transformer.class_name in _UNPATCHED else 2
 
 
 def _extras(path: Path) -> Extras:

@@ -12,6 +12,10 @@ from math import prod
 import msgspec
 
 from core.models.gguf_header import ALIGNMENT_KEY, MAGIC, SHAPE_KEY, TYPE_NUMBERS, block_of
+from core.precision.formats import FORMATS
+
+TARGETS = tuple(name for name in FORMATS if name in TYPE_NUMBERS)
+"""The formats that can be written; GGUF has no F8."""
 
 _VERSION = 3
 _DIMENSIONS = 4  # GGML_MAX_DIMS

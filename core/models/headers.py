@@ -93,16 +93,6 @@ def read_safetensors(path: Path) -> SafetensorsHeader:
     return SafetensorsHeader(tensors, metadata, 8 + length)
 
 
-def data_start(path: Path) -> int:
-    """Where in a safetensors file the data begin, in bytes. Raises ModelFileError as `read_header` does."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-    except (OSError, struct.error) as error:
-        raise ModelFileError(f"{path} cannot be read; check that the model is complete.") from error
-    return 8 + int(length)
-
-
 class _TwiceError(ValueError):
     """A name that a JSON object has twice."""
 

@@ -38,8 +38,16 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     draft_steps: int = 4
     width: int | None = None
     height: int | None = None
+    frames: int | None = None
     guidance: float | None = None
     max_sequence_length: int | None = None
+
+
+class Clip(msgspec.Struct, frozen=True):
+    """What clips a model makes: frames a second, and a number of frames that is a multiple of `temporal`, and one."""
+
+    fps: float
+    temporal: int
 
 
 class PreviewMap(msgspec.Struct, frozen=True):
@@ -64,7 +72,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     `family` is the class of its diffusers pipeline. `fingerprint` names its content wherever it lies: a SHA-256 over
     every config and tokenizer file and over the size, the header and evenly spaced samples of every weight file, cheap
     for 40 GB. `identity` names these files here and now: it changes with any file's path, size or time, and is what
-    everything that was made of them is remembered by.
+    everything that was made of them is remembered by. `file` is the one file that a whole model is in; `path` is then
+    the folder that its index, configs and tokenizers were unpacked into.
     """
 
     name: str
@@ -74,10 +83,18 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     identity: str
     size_multiple: int
+    spatial: int = 8  # pixels of an edge per latent position
+    clip: Clip | None = None  # None: it makes stills
     defaults: Defaults = Defaults()
     preview: PreviewMap | None = None
     vocabulary: dict[str, list[str]] = {}
     index: dict[str, Any] = {}
+    file: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """What a person names it by: its file or its folder."""
+        return self.file or self.path
 
     @property
     def networks(self) -> dict[str, ComponentInfo]:

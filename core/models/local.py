@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
-from core.models.headers import ELEMENT_BYTES, read_header
+from core.models.headers import ELEMENT_BYTES
 from core.models.info import ComponentInfo, ModelInfo
+from core.models.mixed import as_stored
 from core.models.profile import ComponentProfile, Limits, ModelProfile, PhaseNeed, load, names
+from core.models.stored import stored_tensors
 
 _INTEGERS = {name for name in ELEMENT_BYTES if name[0] in "IUB" and name != "BF16"}  # position ids and the like
 
@@ -44,7 +45,7 @@ def match(component: ComponentInfo, shipped: list[ModelProfile]) -> ComponentPro
     for profile in shipped:
         for candidate in profile.components.values():
             if candidate.class_name == component.class_name and _same(shapes, candidate):
-                return msgspec.structs.replace(candidate, source_format=stored_format(component))
+                return as_stored(msgspec.structs.replace(candidate, source_format=stored_format(component)), component)
     return None
 
 
@@ -53,22 +54,26 @@ def with_defaults(profile: ModelProfile, info: ModelInfo) -> ModelProfile:
     said = {
         "width": info.defaults.width,
         "height": info.defaults.height,
+        "frames": info.defaults.frames,
         "steps": info.defaults.steps,
         "guidance": info.defaults.guidance,
         "text_tokens": info.defaults.max_sequence_length,
     }
+    makes, multiple = profile.makes, max(profile.defaults.size_multiple, info.size_multiple)
+    if info.clip is not None:  # the models of such a family compress differently, and the profile may be another's
+        makes, multiple = "video", info.size_multiple
+        said |= {"spatial": info.spatial, "temporal": info.clip.temporal}
     limits: Limits = msgspec.structs.replace(
         profile.defaults,
-        size_multiple=max(profile.defaults.size_multiple, info.size_multiple),
+        size_multiple=multiple,
         **{name: value for name, value in said.items() if value is not None},
     )
-    return msgspec.structs.replace(profile, name=info.name, defaults=limits)
+    return msgspec.structs.replace(profile, name=info.name, makes=makes, defaults=limits)
 
 
 def stored_shapes(component: ComponentInfo) -> Counter[tuple[int, ...]]:
     """How many tensors of each shape its files hold. Raises ModelFileError where one is damaged."""
-    headers = (tensor for file in component.files for tensor in read_header(Path(file)).values())
-    return Counter(tensor.shape for tensor in headers if tensor.type not in _INTEGERS)
+    return Counter(tensor.shape for tensor in stored_tensors(component).values() if tensor.type not in _INTEGERS)
 
 
 def stored_format(component: ComponentInfo) -> str:

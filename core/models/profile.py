@@ -46,11 +46,15 @@ def evaluate(polynomial: Polynomial, variables: Mapping[str, float]) -> float:
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True):
-    """A weight. `role` is linear, embedding, conv, modulation (foldable), io (in- and output) or keep (1-D, norms)."""
+    """A weight. `role` is linear, embedding, conv, modulation (foldable), io (in- and output) or keep (1-D, norms).
+
+    `stored` is the format that it has, where a model's file has some tensors packed.
+    """
 
     name: str
     shape: tuple[int, ...]
     role: str
+    stored: str = ""
 
 
 class Kernels(msgspec.Struct, frozen=True, array_like=True):
@@ -89,8 +93,8 @@ class ComponentProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     needs besides. `growth` lists (how many, bytes of each) the allocations for which an allocator that keeps what is
     freed has to ask for more memory during such a pass; it is more than the peak where freed pieces are too small for
     what follows. A VAE's figures are those of decoding; `encode_...` are the other direction's, in the same
-    variables, and `output` the bytes of what it decodes. `force_upcast` says that it computes in F32 where the rest
-    computes in F16.
+    variables, and `output` the bytes of what it decodes, or of what a control network hands to the one that it steers.
+    `force_upcast` says that it computes in F32 where the rest computes in F16.
     """
 
     class_name: str
@@ -149,30 +153,37 @@ def activation(
 
 
 def tiled_activation(
-    component: ComponentProfile, variables: Mapping[str, float], edge: int, *, kernel: str = "efficient"
+    component: ComponentProfile,
+    variables: Mapping[str, float],
+    edge: int,
+    *,
+    kernel: str = "efficient",
+    encode: bool = False,
 ) -> int:
-    """Peak bytes beside the weights of a VAE that decodes in square tiles, as diffusers' `tiled_decode` does.
+    """Peak bytes beside the weights of a VAE that works in square tiles, as diffusers' autoencoders do.
 
     An upper bound: one tile's activations beside what has been decoded, or the tiles and their joined copies at last.
+    Encoding, it is a tile's beside the picture; what it makes of the others is small.
 
     Args:
         variables: N and A of the whole picture or clip.
         edge: of a tile in latent positions.
+        encode: the other direction.
     """
     area = min(float(edge * edge), variables["A"])
-    peak = activation(component, {**variables, "A": area, "N": area * variables["N"] / variables["A"]}, kernel=kernel)
+    tile = {**variables, "A": area, "N": area * variables["N"] / variables["A"]}
+    peak = activation(component, tile, kernel=kernel, encode=encode)
     if area == variables["A"]:
         return peak
     whole = evaluate(component.output, variables)
-    return round(max(peak + _TILES_KEPT * whole, _TILES_JOINED * whole))
+    return round(peak + whole if encode else max(peak + _TILES_KEPT * whole, _TILES_JOINED * whole))
 
 
 class PhaseNeed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One phase of a job: what runs, how often, and at which fraction of the picture's size.
 
     `passes` is "once" or "steps"; `share` of the steps falls to this phase (Wan's two experts); `scale` multiplies
-    width and height (the first sampling of a two-stage model runs at a half). `direction` tells the VAE's two ways
-    apart.
+    width and height (the first sampling of a two-stage model runs at a half).
     """
 
     phase: Phase

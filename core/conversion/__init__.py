@@ -1,0 +1,1 @@
+"""Converting: a model's weights in smaller formats, in one GGUF file."""
