@@ -1,7 +1,7 @@
 """Encoders of the K formats: Q6_K, Q5_K, Q4_K, Q3_K and Q2_K.
 
-Each takes blocks [n, 256] of float32, weights of importance in the same shape or None, and gives the stored blocks,
-uint8 [n, block_bytes]. They follow ggml's quantizers (ggml-quants.c: quantize_row_*_ref without importance,
+Each takes blocks [n, 256] of float32, their weights of importance or None, and gives the stored blocks, uint8
+[n, block_bytes]. They follow ggml's quantizers (ggml-quants.c: quantize_row_*_ref without importance,
 quantize_row_*_impl with it) and give the same bytes: a scale is searched for each 16 or 32 weights, those scales are
 themselves rounded to 4, 6 or 8 bits, and the weights are rounded again with what the file can hold.
 """
@@ -14,31 +14,30 @@ import torch
 from torch import Tensor
 
 from core.precision.exact import nearest_int, quotient, square_root, sum_rows
+from core.precision.greedy import fit_greedily, fit_positive
+from core.precision.importance import Weights, importance_weights
 from core.precision.layout import columns, elements, half_bytes, packed, stored
 from core.precision.scratch import Scratch
 from core.precision.search import (
     ZERO,
     Range,
     first_extreme,
-    fit_greedily,
-    fit_positive,
     fit_range,
     fit_symmetric,
-    importance_weights,
     symmetric_integers,
 )
 
 Found = Callable[[Tensor], Tensor]
 
 
-def q6_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
+def q6_k(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     """Signed scales of 8 bits for 16 weights of 6 bits."""
     n = len(x)
     parts = columns(x, 16, scratch)
     if importance is None:
         weights = torch.mul(parts, parts, out=scratch.floats("weights", tuple(parts.shape)))
     else:
-        weights = columns(importance, 16, scratch, "weights")
+        weights = importance.columns(16, scratch)
     scale, inverse = fit_symmetric(parts, weights, 32, scratch)
     scale = scale.view(16, n)
     magnitude, extreme = first_extreme(scale)
@@ -58,19 +57,19 @@ def q6_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
     )
 
 
-def q5_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
+def q5_k(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     """Scales and minima of 6 bits for 32 weights of 5 bits."""
     head, numbers = _with_minima(x, importance, 31, (-0.5, 0.1, 15), scratch)
     return stored(head, packed(numbers >> 4, 1, 8, 32), packed(numbers & 15, 4, 2, 32))
 
 
-def q4_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
+def q4_k(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     """Scales and minima of 6 bits for 32 weights of 4 bits."""
     head, numbers = _with_minima(x, importance, 15, (-1.0, 0.1, 20), scratch)
     return stored(head, packed(numbers, 4, 2, 32))
 
 
-def q3_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
+def q3_k(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     """Signed scales of 6 bits for 16 weights of 3 bits."""
     n = len(x)
     parts = columns(x, 16, scratch)
@@ -84,9 +83,7 @@ def q3_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
         d = inverse.reciprocal_().masked_fill_(zero, 0.0)
         numbers = _again_symmetric(parts, d, small - 32, 4, lambda lost: found.index_select(1, lost), scratch)
     else:
-        weights = importance_weights(
-            parts, columns(importance, 16, scratch, "weights"), 2 * _square_sum(x, scratch) / 256, scratch
-        )
+        weights = importance_weights(parts, importance.columns(16, scratch), 2 * _square_sum(x, scratch) / 256, scratch)
         scale, inverse = fit_symmetric(parts, weights, 4, scratch)
         scale = scale.view(16, n)
         total = sum_rows(weights, scratch).view(16, n)
@@ -103,7 +100,7 @@ def q3_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
     )
 
 
-def q2_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
+def q2_k(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     """Scales and minima of 4 bits for 16 weights of 2 bits."""
     n = len(x)
     parts = columns(x, 16, scratch)
@@ -113,9 +110,7 @@ def q2_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
         d, small = _rounded(fit.scale.view(16, n), 15)
         dmin, small_min = _rounded(fit.minimum.view(16, n), 15)
     else:
-        weights = importance_weights(
-            parts, columns(importance, 16, scratch, "weights"), _square_sum(x, scratch) / 256, scratch
-        )
+        weights = importance_weights(parts, importance.columns(16, scratch), _square_sum(x, scratch) / 256, scratch)
         fit = fit_range(parts, weights, 3, -0.9, 0.05, 36, False, scratch)
         total = sum_rows(weights, scratch).view(16, n)
         d, small = fit_positive(fit.scale.view(16, n), total, 15, scratch)
@@ -126,7 +121,7 @@ def q2_k(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
 
 
 def _with_minima(
-    x: Tensor, importance: Tensor | None, nmax: int, grid: tuple[float, float, int], scratch: Scratch
+    x: Tensor, importance: Weights | None, nmax: int, grid: tuple[float, float, int], scratch: Scratch
 ) -> tuple[Tensor, Tensor]:
     """What Q4_K and Q5_K share: their first 16 bytes [16, n] and the weights' integers [256, n]."""
     n = len(x)
@@ -139,9 +134,7 @@ def _with_minima(
         d, small = _rounded(fit.scale.view(8, n), 63)
         dmin, small_min = _rounded(fit.minimum.view(8, n), 63)
     else:
-        weights = importance_weights(
-            parts, columns(importance, 32, scratch, "weights"), 2 * _square_sum(x, scratch) / 256, scratch
-        )
+        weights = importance_weights(parts, importance.columns(32, scratch), 2 * _square_sum(x, scratch) / 256, scratch)
         fit = fit_range(parts, weights, nmax, -0.9, 0.05, 36, False, scratch)
         total = sum_rows(weights, scratch).view(8, n)
         d, small = fit_positive(fit.scale.view(8, n), total, 63, scratch)
@@ -191,11 +184,13 @@ def _again_symmetric(parts: Tensor, d: Tensor, small: Tensor, nmax: int, found: 
     """The same for formats without minima. `found` gives what the search found in some columns."""
     scale = (d.to(torch.float16).float() * small).view(-1)
     again = torch.div(parts, scale, out=scratch.floats("again", tuple(parts.shape)))
-    numbers = nearest_int(again).clamp_(-nmax, nmax - 1).add_(nmax)
+    # as nearest_int, since quotients are far below what that keeps: a weight and its integer have the same sign (or
+    # opposite ones, all of them), so a fit's scale is at least half of its grid's
+    numbers = again.round_().clamp_(-nmax, nmax - 1).add_(nmax)
     nothing = scale == 0
     if nothing.any():
         lost = nothing.nonzero()[:, 0]
-        numbers[:, lost] = found(lost).to(torch.int32)
+        numbers[:, lost] = found(lost)
     return elements(numbers, len(d), scratch)
 
 

@@ -1,6 +1,6 @@
 """Encoders of IQ4_NL and IQ4_XS: four bits choose among sixteen fixed values that lie closer near zero.
 
-They take blocks [n, 32] or [n, 256] of float32 and weights of importance in the same shape or None, and give ggml's
+They take blocks [n, 32] or [n, 256] of float32 and their weights of importance or None, and give ggml's
 bytes (ggml-quants.c: quantize_row_iq4_nl_impl with ntry = 7).
 """
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from core.precision.decode_32 import IQ4_VALUES
 from core.precision.exact import TINY, Rows, above_zero, grouped, nearest_int, quotient, sum_rows
+from core.precision.importance import Weights, importance_weights
 from core.precision.layout import columns, elements, half_bytes, packed, stored
 from core.precision.scratch import Scratch
-from core.precision.search import ZERO, first_extreme, importance_weights
+from core.precision.search import ZERO, first_extreme
 
 _TRIES = 7
 
@@ -49,7 +50,7 @@ class _Nearest:
         return self._indices.index_select(0, self._places(x, inverse, scratch)).view(x.shape)
 
 
-def iq4_nl(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
+def iq4_nl(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     """One scale for 32 weights."""
     nearest = _Nearest(x.device)
     parts = columns(x, 32, scratch)
@@ -58,7 +59,7 @@ def iq4_nl(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
     return stored(half_bytes(scale), packed(numbers, 4, 2, 16))
 
 
-def iq4_xs(x: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
+def iq4_xs(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     """Signed scales of 6 bits for 32 of 256 weights."""
     n = len(x)
     nearest = _Nearest(x.device)
@@ -77,13 +78,13 @@ def _inverse(d: Tensor) -> Tensor:
     return d.reciprocal().masked_fill_(d == 0, 0.0)
 
 
-def _weights(x: Tensor, parts: Tensor, importance: Tensor | None, scratch: Scratch) -> Tensor:
+def _weights(x: Tensor, parts: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     """Squares, or ggml's weights of importance with twice the mean square of the whole block."""
     if importance is None:
         return torch.mul(parts, parts, out=scratch.floats("weights", tuple(parts.shape)))
     whole = scratch.floats("whole", (x.shape[1], len(x))).copy_(x.t())
     spread = sum_rows(whole.square_(), scratch) * (2 / x.shape[1])
-    return importance_weights(parts, columns(importance, 32, scratch, "weights"), spread, scratch)
+    return importance_weights(parts, importance.columns(32, scratch), spread, scratch)
 
 
 def _search(x: Tensor, weights: Tensor, nearest: _Nearest, scratch: Scratch) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from core.precision import encode_32, encode_256, encode_iq4
-from core.precision.exact import quotient, square_root, sum_rows
 from core.precision.formats import Format
+from core.precision.importance import Importance, mean_squares
 from core.precision.scratch import Scratch, scratch_on
 
 _ENCODERS = {
@@ -38,36 +38,23 @@ def encode_rows(rows: Tensor, entry: Format, importance: Tensor | None, out: Ten
     """Fill out [rows, row bytes] chunk by chunk; a chunk is some blocks, of one row or of several."""
     encoder = _ENCODERS[entry.name]
     size = entry.block_elements
-    per_row = rows.shape[1] // size
     blocks, target = rows.reshape(-1, size), out.view(-1, entry.block_bytes)
     scratch = scratch_on(rows.device)
-    spread = None
-    if entry.name in _UNWEIGHTED:
-        importance = None
-    if importance is not None:
-        importance = _scaled(importance.to(device=rows.device, dtype=torch.float32)).view(per_row, size)
-        if entry.name in _BY_ROW:
-            spread = _mean_squares(rows, scratch)
     step = _columns(scratch, size)
+    if entry.name == "Q3_K" and importance is None and rows.device.type == "cpu":
+        step *= 4  # many of its passes are over few columns: with fewer yet the cost of starting operations shows
+    weighing, squares = None, None
+    if importance is not None and entry.name not in _UNWEIGHTED:
+        weighing = Importance(importance.to(rows.device), size, min(step, len(blocks) + _WIDTH))
+        if entry.name in _BY_ROW:
+            at_once = _columns(scratch, rows.shape[1])
+            chunks = (_padded(rows[start : start + at_once], scratch) for start in range(0, len(rows), at_once))
+            squares = mean_squares(chunks, len(rows), rows.shape[1], scratch)
     for start in range(0, len(blocks), step):
         x = _padded(blocks[start : start + step], scratch)
-        weights = None
-        if importance is not None:
-            places = torch.arange(start, start + len(x), device=rows.device).clamp_(max=len(blocks) - 1)
-            weights = scratch.floats("importance", tuple(x.shape))
-            torch.index_select(importance, 0, places % per_row, out=weights)
-            if spread is not None:
-                of_block = spread.index_select(0, places // per_row).unsqueeze(1)
-                squares = torch.mul(x, x, out=scratch.floats("squares", tuple(x.shape)))
-                weights.mul_(square_root(squares.add_(of_block), scratch))
+        weights = weighing.of(start, len(x), squares) if weighing else None
         chunk = target[start : start + step]
         chunk.copy_(encoder(x, weights, scratch)[: len(chunk)])
-
-
-def _scaled(importance: Tensor) -> Tensor:
-    """Weights so large that squares of their sums might leave float32, over a power of two: it changes no choice."""
-    largest = importance.max()
-    return torch.ldexp(importance, -torch.frexp(largest).exponent) if largest > 2**30 else importance
 
 
 def _columns(scratch: Scratch, size: int) -> int:
@@ -87,15 +74,3 @@ def _padded(rows: Tensor, scratch: Scratch) -> Tensor:
     result[: len(rows)].copy_(rows)
     result[len(rows) :].zero_()
     return result
-
-
-def _mean_squares(rows: Tensor, scratch: Scratch) -> Tensor:
-    """The mean square of each row [rows], summed from its first weight to its last."""
-    result = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
-    step = _columns(scratch, rows.shape[1])
-    for start in range(0, len(rows), step):
-        part = _padded(rows[start : start + step], scratch)
-        squares = scratch.floats("squares", (rows.shape[1], len(part))).copy_(part.t()).square_()
-        target = result[start : start + step]
-        target.copy_(sum_rows(squares, scratch)[: len(target)])
-    return quotient(result, rows.shape[1])

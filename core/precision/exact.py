@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -46,6 +47,10 @@ def quotient(dividend: Tensor | float, divisor: Tensor | float) -> Tensor:
 
 def square_root(values: Tensor, scratch: Scratch) -> Tensor:
     """In place, the root rounded once as C's sqrtf does, where torch.sqrt can be one unit off in the last place."""
+    if values.device.type == "cpu":
+        array = values.numpy()
+        numpy.sqrt(array, out=array)
+        return values
     if values.device.type == "mps":  # which has no float64
         return values.sqrt_()
     return values.copy_(scratch.take("wide", tuple(values.shape), torch.float64).copy_(values).sqrt_())

@@ -18,11 +18,16 @@ def columns(blocks: Tensor, size: int, scratch: Scratch, name: str = "parts") ->
     The result lies in the scratch buffer of that name, and may be overwritten.
     """
     n, m = blocks.shape
-    result = scratch.floats(name, (size, m // size * n))
     if m == size:
-        return result.copy_(blocks.t())
-    whole = scratch.floats("whole", (m, n)).copy_(blocks.t())
-    result.view(size, -1, n).copy_(whole.view(-1, size, n).transpose(0, 1))
+        return scratch.floats(name, (m, n)).copy_(blocks.t())
+    return in_parts(scratch.floats("whole", (m, n)).copy_(blocks.t()), size, scratch, name)
+
+
+def in_parts(whole: Tensor, size: int, scratch: Scratch, name: str) -> Tensor:
+    """The same of blocks that are columns already, [m, n], with any stride between their rows."""
+    m, n = whole.shape
+    result = scratch.floats(name, (size, m // size * n))
+    result.view(size, -1, n).copy_(whole.unflatten(0, (-1, size)).transpose(0, 1))
     return result
 
 
@@ -42,8 +47,8 @@ def half_bytes(values: Tensor) -> Tensor:
 
 
 def stored(*rows: Tensor) -> Tensor:
-    """Fields of uint8 [field bytes, n], in their order, to blocks [n, block bytes]."""
-    return torch.cat([field.reshape(-1, field.shape[-1]) for field in rows]).t().contiguous()
+    """Fields of uint8 [field bytes, n], in their order, to blocks [n, block bytes], one a column in memory."""
+    return torch.cat([field.reshape(-1, field.shape[-1]) for field in rows]).t()
 
 
 def packed(numbers: Tensor, bits: int, runs: int, size: int) -> Tensor:

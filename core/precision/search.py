@@ -12,11 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.precision.exact import TINY, Rows, above_zero, grouped, nearest_int, quotient, square_root, sum_rows
+from core.precision.exact import TINY, Rows, above_zero, grouped, quotient
 from core.precision.scratch import Scratch
 
 # Below it ggml takes a block for zeros (GROUP_MAX_EPS).
 ZERO = 1e-15
+# The candidates of fit_symmetric, in tenths; ggml tries that of 0 first.
+_STEPS = (0, *range(-9, 0), *range(1, 10))
 
 
 class Range(NamedTuple):
@@ -28,19 +30,19 @@ class Range(NamedTuple):
     lowest: Tensor
 
 
-def _masked(numbers: Tensor, columns: Tensor) -> Tensor:
+def masked(numbers: Tensor, columns: Tensor) -> Tensor:
     """Zero in those columns, in place; a full pass, so only where there are any."""
     return numbers.masked_fill_(columns, 0.0) if columns.any() else numbers
 
 
 def first_extreme(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each column the largest magnitude, and the value that has it first; both [B]."""
+    """Of each column the largest magnitude, and the value that has it first (a zero may lose its sign); both [B]."""
     highest, lowest = torch.amax(x, dim=0), torch.amin(x, dim=0)
+    balance = highest + lowest
     magnitude = torch.maximum(highest, -lowest)
-    value = torch.where(highest > -lowest, highest, lowest)
-    ties = highest == -lowest
-    if ties.any():
-        tied = ties.nonzero()[:, 0]
+    value = torch.lerp(lowest, highest, above_zero(balance.clone()))
+    if torch.amin(torch.abs(balance)) == 0:
+        tied = (balance == 0).nonzero()[:, 0]
         columns = x.index_select(1, tied)
         first = columns.abs().max(dim=0, keepdim=True).indices
         value[tied] = columns.gather(0, first)[0]
@@ -59,16 +61,6 @@ def first_lowest(x: Tensor) -> Tensor:
     return lowest
 
 
-def importance_weights(parts: Tensor, importance: Tensor, spread: Tensor, scratch: Scratch) -> Tensor:
-    """ggml's weights of the error: importance * sqrt(spread + x * x); `spread` [n] belongs to whole blocks.
-
-    Parts are [size, parts * n], the first part of every block first. Overwrites `importance` with them.
-    """
-    squares = torch.mul(parts, parts, out=scratch.floats("squares", tuple(parts.shape)))
-    squares.view(len(parts), -1, len(spread)).add_(spread)
-    return importance.mul_(square_root(squares, scratch))
-
-
 def fit_symmetric(x: Tensor, weights: Tensor, nmax: int, scratch: Scratch) -> tuple[Tensor, Tensor]:
     """The scale of x ~ scale * l, l in [-nmax, nmax - 1], and the inverse that gives l (make_qx_quants, rmse_type 1).
 
@@ -77,7 +69,7 @@ def fit_symmetric(x: Tensor, weights: Tensor, nmax: int, scratch: Scratch) -> tu
     magnitude, extreme = first_extreme(x)
     zero = magnitude < ZERO
     extreme.masked_fill_(zero, 1.0)
-    steps = torch.tensor([0, *range(-9, 0), *range(1, 10)], dtype=torch.float32, device=x.device)
+    steps = torch.tensor(_STEPS, dtype=torch.float32, device=x.device)
     grid = -(steps * 0.1 + nmax)
     n, width = x.shape
     x, weights = grouped(x), grouped(weights)
@@ -88,9 +80,11 @@ def fit_symmetric(x: Tensor, weights: Tensor, nmax: int, scratch: Scratch) -> tu
     state, new = torch.empty((2, 3, width), dtype=torch.float32, device=x.device)
     best, scale, inverse = state
     new_best, new_scale, candidate = new
-    for index, offset in enumerate(grid):
+    for step, offset in zip(_STEPS, grid, strict=True):
         torch.div(offset, extreme, out=candidate)
-        torch.mul(x, candidate, out=numbers).round_().clamp_(-nmax, nmax - 1)
+        torch.mul(x, candidate, out=numbers).round_()
+        if step > -6:  # else the extreme itself is rounded to nmax - 1 or less
+            numbers.clamp_(-nmax, nmax - 1)
         torch.mul(weights, numbers, out=product).mul_(numbers)
         second.sum(sum_l2)
         numbers.mul_(weighted)
@@ -99,9 +93,8 @@ def fit_symmetric(x: Tensor, weights: Tensor, nmax: int, scratch: Scratch) -> tu
         # Where sum_l2 is zero sum_lx is, too: the quotient becomes 0 and the candidate is not better.
         torch.div(sum_lx, sum_l2.clamp_(min=TINY), out=new_scale)
         torch.mul(new_scale, sum_lx, out=new_best)
-        if index:
-            better = above_zero(torch.mul(sum_lx, sum_lx, out=ahead).sub_(behind))
-            state.lerp_(new, better)
+        if step:
+            state.lerp_(new, above_zero(torch.mul(sum_lx, sum_lx, out=ahead).sub_(behind)))
         else:
             state.copy_(new)
     return scale.masked_fill(zero, 0.0), inverse.masked_fill(zero, 0.0)
@@ -110,7 +103,7 @@ def fit_symmetric(x: Tensor, weights: Tensor, nmax: int, scratch: Scratch) -> tu
 def symmetric_integers(x: Tensor, inverse: Tensor, nmax: int) -> Tensor:
     """l + nmax of fit_symmetric as float32 [n, B]; 0 in columns of zeros, as ggml leaves it."""
     numbers = torch.mul(x, inverse).round_().clamp_(-nmax, nmax - 1).add_(nmax)
-    return _masked(numbers, inverse == 0)
+    return masked(numbers, inverse == 0)
 
 
 def fit_range(
@@ -201,98 +194,3 @@ def fit_range(
         state.lerp_(new, above_zero(torch.sub(best, error, out=better)).mul_(valid))
     lowest = torch.where(best == first_error, first, lowest)  # lerp has made +0 of a -0 that stayed the minimum
     return Range(scale.masked_fill(flat, 0.0), -lowest, inverse, base)
-
-
-def fit_positive(x: Tensor, weights: Tensor, nmax: int, scratch: Scratch) -> tuple[Tensor, Tensor]:
-    """The scale of x ~ scale * l, l in [0, nmax], and l as float32 (make_qp_quants): scales of scales, minima."""
-    highest = torch.amax(x, dim=0)
-    zero = highest < ZERO
-    highest.masked_fill_(zero, 1.0)
-    steps = torch.tensor([0, *range(-4, 0), *range(1, 5)], dtype=torch.float32, device=x.device)
-    inverses = (steps * 0.1 + nmax).unsqueeze(1) / highest
-    numbers = nearest_int(inverses.unsqueeze(1) * x).to(torch.float32)
-    numbers[1:].clamp_(max=nmax)
-    difference = x - inverses.reciprocal().unsqueeze(1) * numbers
-    errors = torch.stack([sum_rows(rows, scratch) for rows in weights * difference * difference])
-    best = torch.min(errors, dim=0, keepdim=True).indices
-    numbers = numbers.gather(0, best.unsqueeze(0).expand(1, *x.shape))[0].clamp_(max=nmax)
-    scale = refine(x, weights, numbers, 0, nmax, True, scratch)
-    return scale.masked_fill_(zero, 0.0), _masked(numbers, zero)
-
-
-def fit_greedily(x: Tensor, nmax: int, scratch: Scratch) -> tuple[Tensor, Tensor]:
-    """The scale of x ~ scale * l, l in [-nmax, nmax - 1], and l + nmax as float32 (make_q3_quants with do_rmse)."""
-    magnitude, extreme = first_extreme(x)
-    zero = magnitude < ZERO
-    extreme.masked_fill_(zero, 1.0)
-    numbers = scratch.floats("numbers", tuple(x.shape))
-    torch.mul(x, quotient(-nmax, extreme), out=numbers).round_().clamp_(-nmax, nmax - 1)
-    squares = torch.mul(x, x, out=scratch.floats("squares", tuple(x.shape)))
-    scale = refine(x, squares, numbers, -nmax, nmax - 1, False, scratch)
-    return scale.masked_fill_(zero, 0.0), _masked(numbers.add_(nmax), zero)
-
-
-def refine(
-    x: Tensor, weights: Tensor, numbers: Tensor, low: int, high: int, both_positive: bool, scratch: Scratch
-) -> Tensor:
-    """Change single integers, in place, while that helps the weighted fit; the scale [B] of the fit.
-
-    ggml goes through the weights of a block in turn, up to five rounds, and changes an integer where that is better
-    with all others as they are then. Nothing moves between two changes. So each pass here tries all integers of all
-    columns at once, makes in every column the change that comes next in turn, and goes on with those columns only.
-    """
-    n, columns = x.shape
-    weighted = torch.mul(weights, x, out=scratch.floats("weighted", (n, columns)))
-    product = scratch.floats("first", (n, columns))
-    sum_lx = total_lx = sum_rows(torch.mul(weighted, numbers, out=product), scratch)
-    sum_l2 = total_l2 = sum_rows(torch.mul(weights, numbers, out=product).mul_(numbers), scratch)
-    part = numbers
-    places = torch.arange(n, dtype=torch.float32, device=x.device).unsqueeze(1)
-    active = torch.arange(columns, device=x.device)
-    turn, rounds = torch.zeros_like(sum_lx), torch.zeros_like(sum_lx)
-    overflows = float(sum_lx.abs().max()) ** 2 * float(sum_l2.max()) > 1e34  # then the products below may do so, too
-    while True:
-        shape = (n, x.shape[1])
-        first, second, third, fourth, gain = (
-            scratch.floats(name, shape) for name in ("first", "second", "third", "fourth", "gain")
-        )
-        # the sums without a weight's own part
-        lx = torch.sub(sum_lx, torch.mul(weighted, part, out=first), out=first)
-        l2 = torch.sub(sum_l2, torch.mul(weights, part, out=second).mul_(part), out=second)
-        found = nearest_int(torch.mul(x, l2, out=third).div_(lx)).clamp_(low, high)
-        new = scratch.floats("new", shape).copy_(found)
-        # positive where every condition holds
-        torch.minimum(lx, l2 if both_positive else lx, out=gain)
-        # the sums with the new integer
-        lx.add_(torch.mul(weighted, new, out=third))
-        l2.add_(torch.mul(weights, new, out=third).mul_(new))
-        ahead = torch.mul(lx, lx, out=third).mul_(sum_l2)
-        ahead.sub_(torch.mul(l2, sum_lx * sum_lx, out=fourth))
-        if overflows:  # infinity is not better than infinity
-            ahead.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-        torch.minimum(gain, ahead, out=gain)
-        torch.minimum(gain, l2, out=gain)
-        torch.minimum(gain, torch.sub(new, part, out=third).abs_(), out=gain)
-        kept = (torch.amax(gain, dim=0) > 0).nonzero()[:, 0]
-        if not len(kept):
-            break
-        # the first better place from the turn on, or else of the next round
-        ahead_by = (places - turn[kept]).remainder_(n)
-        better = above_zero(gain.index_select(1, kept))
-        place = torch.amin(ahead_by.sub_(better.mul_(2 * n)), dim=0).add_(2 * n).add_(turn[kept])
-        over = (place >= n).to(torch.float32)
-        rounds = rounds[kept].add_(over)
-        place.sub_(over.mul_(n))
-        if float(rounds.max()) > 4:
-            left = (rounds < 5).nonzero()[:, 0]
-            kept, place, rounds = kept[left], place[left], rounds[left]
-        turn, active = place + 1, active[kept]
-        row = place.to(torch.int64)
-        at = row * shape[1] + kept
-        sum_lx, sum_l2, value = (array.view(-1).index_select(0, at) for array in (lx, l2, new))
-        numbers.view(-1).index_copy_(0, row * columns + active, value)
-        total_lx.index_copy_(0, active, sum_lx)
-        total_l2.index_copy_(0, active, sum_l2)
-        x, weights, weighted = (array.index_select(1, kept) for array in (x, weights, weighted))
-        part = numbers.index_select(1, active)
-    return torch.where(total_l2 > 0, total_lx / total_l2, 0.0)

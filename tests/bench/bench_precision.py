@@ -7,7 +7,8 @@ what else the machine does meets both. Encoders take 512 x 2048 Gaussian values,
 (ggml, compiled for any x86-64 in the wheel that the tests use, takes a part of the rows: it keeps nothing from row to
 row). Decoders make 1024 x 4096 weights in float32, bfloat16 and float16: ours into one buffer that is used again, as
 the streamer has it; diffusers' kernels into new tensors of float16 (IQ4: of float32), which its linear layer then casts
-to the compute dtype. `new_ns` is ours into a new tensor.
+to the compute dtype. `new_ns` is ours into a new tensor. `copy_ns` is what only copying the result would cost, from
+numbers of the same dtype, also in turn with diffusers' kernel: a bound for any decoder that goes over its numbers once.
 Writes tests/bench/results/precision.json.
 """
 
@@ -75,22 +76,25 @@ def decoders(name: str, rounds: int) -> dict[str, dict[str, float]]:
     if kind not in utils.dequantize_functions:
         return {}
     shape = (1024, 4096)
-    data = encode(torch.randn(shape, generator=torch.Generator().manual_seed(0)), name)
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    data = encode(numbers, name)
     parameter = utils.GGUFParameter(data, quant_type=kind)
     count = shape[0] * shape[1]
     found = {}
     for label, dtype in DTYPES.items():
         out = torch.empty(shape, dtype=dtype)
         work = partial(decode, data, name, shape, dtype)
-        found[label] = in_turn(
-            rounds,
-            partial(work, out=out),
-            count,
-            lambda d=dtype: utils.dequantize_gguf_tensor(parameter).to(d),  # type: ignore[misc]
-            count,
-        )
+        theirs = partial(_theirs, parameter, dtype)
+        found[label] = in_turn(rounds, partial(work, out=out), count, theirs, count)
+        found[label]["copy_ns"] = in_turn(rounds, partial(out.copy_, numbers.to(dtype)), count, theirs, count)[
+            "ours_ns"
+        ]
         found[label]["new_ns"] = round(statistics.median(nanoseconds(work, count) for _ in range(rounds)), 3)
     return found
+
+
+def _theirs(parameter: utils.GGUFParameter, dtype: torch.dtype) -> torch.Tensor:
+    return utils.dequantize_gguf_tensor(parameter).to(dtype)
 
 
 def main() -> None:

@@ -100,6 +100,23 @@ def test_chunks_join_seamlessly(name: str) -> None:
     assert torch.equal(encode(x[::3], name, importance), quantize(x[::3].float(), name, importance))
 
 
+@pytest.mark.parametrize("name", ["Q8_0", "Q5_1", "Q6_K", "Q3_K", "IQ4_NL", "IQ4_XS"])
+def test_importance_goes_on_from_chunk_to_chunk(name: str) -> None:
+    """Where a chunk of blocks begins in the middle of a row."""
+    length = 37 * 256
+    x, importance = gaussian(8, 64, length), weights(8, length)
+    assert torch.equal(encode(x, name, importance), quantize(x, name, importance))
+
+
+@pytest.mark.parametrize("wide", [1, 1 << 12, 1 << 30], ids=["by rows", "as it is", "by changes"])
+def test_both_ways_to_change_integers(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.precision.greedy._WIDE", wide)
+    x = torch.cat([odd_rows(10), *(odd_rows(seed) * 10.0 ** (seed - 16) for seed in range(11, 17)), gaussian(9, 1800)])
+    assert torch.equal(encode(x, "Q3_K"), quantize(x, "Q3_K"))
+    for name in ("Q2_K", "Q4_K"):
+        assert torch.equal(encode(x[:200], name, weights(9)), quantize(x[:200], name, weights(9)))
+
+
 def test_threads_change_nothing() -> None:
     x = gaussian(6, 160, 512)
     torch.set_num_threads(2)
