@@ -43,6 +43,16 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     `load_seconds` is what the first pass takes longer because weights arrive, in this job; `next_load_seconds` in the
     next one. `peak_bytes` counts resident weights, slots, scratch, activations and what other phases keep.
+
+    `passes` is how often the streamed blocks cross the link. With a `lockstep` of more than 1 so many calls of the
+    network go through each streamed block before it leaves its slot: the guided and the unguided call of a step, of
+    each of the jobs that are made together (Plan.together). `seconds` are then those of all the jobs, `step_seconds`
+    of a step of all of them, and `activation_bytes` count what every call keeps while it waits. An encode phase that
+    reads the prompts of those jobs has a pass for each.
+
+    `ahead` counts bytes of later phases' resident weights, by component, that are copied in this phase when its own
+    have arrived, in whole slabs; `peak_bytes` counts them. Up to what a component keeps they may wait through other
+    phases; more than that is needed in the very next phase that runs.
     """
 
     phase: Phase
@@ -61,6 +71,8 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
     kept_bytes: int  # of components that do not run in this phase
     peak_bytes: int
     skipped: bool = False
+    lockstep: int = 1
+    ahead: dict[str, int] = {}
 
     @property
     def resident_bytes(self) -> int:
@@ -89,7 +101,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was decided.
 
     `total_seconds` is this job with its loading, `next_seconds` the next prompt with other words; `expected_seconds` is
-    what was minimised: this job and the next, weighted by their chances.
+    what was minimised: this job and the next, weighted by their chances. `together` jobs are denoised at the same time:
+    this one and the first of its companions (core.planning.job). Then `total_seconds` is until this job's picture, and
+    `link_bytes` this job's share of what crosses the link: that of a phase which they share, divided by their number.
     """
 
     model: str
@@ -105,6 +119,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     link_bytes: int
     loss: float
     reasons: tuple[str, ...] = ()
+    together: int = 1
 
     def component(self, name: str) -> ComponentPlan:
         """The plan of one component by name."""
@@ -129,5 +144,7 @@ def formats_of(plan: Plan) -> dict[str, str]:
 
 
 def computing_seconds(phase: PhasePlan) -> float:
-    """Seconds of a step for what has steps, else of the phase, without its loading: what one run can tell the next."""
-    return phase.step_seconds if phase.phase is Phase.DENOISE else phase.seconds - phase.load_seconds
+    """Seconds of a step for what has steps, else of a pass, without its loading: what one run can tell the next."""
+    if phase.phase is Phase.DENOISE:
+        return phase.step_seconds
+    return (phase.seconds - phase.load_seconds) / max(1, phase.passes)

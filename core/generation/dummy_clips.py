@@ -84,6 +84,40 @@ def _stable_audio(config: Any, size: Size) -> Inputs:
     }
 
 
+def _ace_step(config: Any, size: Size) -> Inputs:
+    context = config.in_channels - config.audio_acoustic_hidden_dim  # what surrounds the sound, and which of it to make
+    return {
+        "hidden_states": empty(1, size.frames, config.audio_acoustic_hidden_dim),
+        "timestep": empty(1),
+        "timestep_r": empty(1),
+        "encoder_hidden_states": empty(1, size.tokens + 1, config.encoder_hidden_size or config.hidden_size),
+        "context_latents": empty(1, size.frames, context),
+    }
+
+
+def _ace_conditions(config: Any, size: Size) -> Inputs:
+    # half of the tokens describe, half are sung; the voice is shown by 30 seconds of sound at 25 latents a second
+    lyrics, timbre = size.tokens // 2, 30 * 25
+    text = size.tokens - lyrics
+    return {
+        "text_hidden_states": empty(1, text, config.text_hidden_dim),
+        "text_attention_mask": empty(1, text, dtype=torch.int64),
+        "lyric_hidden_states": empty(1, lyrics, config.text_hidden_dim),
+        "lyric_attention_mask": empty(1, lyrics, dtype=torch.int64),
+        "refer_audio_acoustic_hidden_states_packed": empty(1, timbre, config.timbre_hidden_dim),
+        "refer_audio_order_mask": empty(1, dtype=torch.int64),
+    }
+
+
+def _one_voice(module: Any) -> None:
+    """Sorting voices into samples asks for values; one voice of one sample stays where it is."""
+
+    def unpack(packed: torch.Tensor, order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return packed.unsqueeze(0), order.unsqueeze(0)
+
+    module.timbre_encoder.unpack_timbre_embeddings = unpack
+
+
 def _seconds(config: Any, size: Size) -> Inputs:
     return {
         "text_hidden_states": empty(1, size.tokens, config.text_encoder_dim),
@@ -144,6 +178,8 @@ CALLS: dict[str, Call] = {
     "LTX2Vocoder": Call("clip sound", _mel),
     "StableAudioDiTModel": Call("sound denoiser", _stable_audio),
     "StableAudioProjectionModel": Call("text", _seconds),
+    "AceStepTransformer1DModel": Call("sound denoiser", _ace_step),
+    "AceStepConditionEncoder": Call("text", _ace_conditions, prepare=_one_voice),
     "AutoencoderKLWan": Call("clip vae", _wan_latents, "decode", _wan_clip),
     "AutoencoderKLLTXVideo": Call("clip vae", _ltx_latents, "decode", _ltx_clip),
     "AutoencoderKLLTX2Video": Call("clip vae", _ltx_latents, "decode", _ltx_clip),

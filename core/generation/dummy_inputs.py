@@ -38,13 +38,15 @@ class Size:
 class Call:
     """How a class is run: `inputs` from its config and a size, `method` where it is not called itself.
 
-    `kind` is a key of core.generation.samples.SAMPLES; `encode` are the inputs of a VAE's other direction.
+    `kind` is a key of core.generation.samples.SAMPLES; `encode` are the inputs of a VAE's other direction. `prepare`
+    changes a network on the meta device where it asks for values on its way.
     """
 
     kind: str
     inputs: Callable[[Any, Size], Inputs]
     method: str = ""
     encode: Callable[[Any, Size], Inputs] | None = None
+    prepare: Callable[[Any], None] | None = None
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# In these families a scale of 0 means none: cond + scale * (cond - uncond). Everywhere else 1 does:
-# uncond + scale * (cond - uncond). Their guider is off unless a scale is asked for, because the models are distilled.
-_FROM_ZERO = ("ZImagePipeline",)
+from core.models.guidance import FROM_ZERO, ONLY_WITH_NEGATIVE, guides
+
 # These encode no negative prompt unless there is one, and their guider would then compare the prompt with itself.
 _NEEDS_EMPTY_NEGATIVE = ("StableDiffusion3Pipeline",)
-# These guide only when there is a negative prompt (QwenImagePipeline: true_cfg_scale without one has no effect).
-_ONLY_WITH_NEGATIVE = ("QwenImagePipeline",)
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,11 @@ def guidance(family: str, default: Any, scale: float | None, negative_prompt: st
     if default is None:
         return Guidance(None, negative_prompt or None, scale, 1)
     options: dict[str, Any] = {} if scale is None else {"guidance_scale": scale}
-    if family in _FROM_ZERO and scale is not None:
-        options |= {"enabled": scale > 0, "use_original_formulation": True}
-    elif family in _ONLY_WITH_NEGATIVE and not negative_prompt:
-        options["enabled"] = False
+    if scale is not None or family in ONLY_WITH_NEGATIVE:
+        asked = scale if scale is not None else float(default.guidance_scale)
+        options["enabled"] = guides(family, asked, negative=bool(negative_prompt))
+    if family in FROM_ZERO and scale is not None:
+        options["use_original_formulation"] = True
     guider = default.new(**options)
     negative: str | None = negative_prompt or ("" if family in _NEEDS_EMPTY_NEGATIVE else None)
     conditions = int(guider.num_conditions)

@@ -7,6 +7,7 @@ in resources/models/configs. core.generation.measure_folder measures a folder th
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from typing import BinaryIO
 import msgspec
 
 from core.files import write_atomically
-from core.generation import alike, dummy_clips, dummy_inputs
+from core.generation import alike, bounds, dummy_clips, dummy_controls, dummy_inputs
 from core.generation.dryrun import OUTSIDE, DryRun, dry_run
 from core.generation.dummy_inputs import Call, Size
 from core.generation.fit import fit
@@ -28,7 +29,7 @@ from core.messages import UserError
 from core.models.profile import BlockKind, ComponentProfile, ModelProfile, Polynomial, Tensor
 from core.residency.blocks import blocks
 
-CALLS = dummy_inputs.CALLS | dummy_clips.CALLS
+CALLS = dummy_inputs.CALLS | dummy_clips.CALLS | dummy_controls.CALLS
 _measured: dict[bytes, ComponentProfile] = {}
 
 
@@ -39,6 +40,8 @@ class Network:
         self.part = part
         self.call = _call(part.class_name)
         self.module = skeleton(part.library, part.class_name, part.config)
+        if self.call.prepare is not None:
+            self.call.prepare(self.module)
         self._runs: dict[tuple[Size, str, bool], DryRun] = {}
 
     def run(self, size: Size, kernel: str = "efficient", *, encode: bool = False) -> DryRun:
@@ -92,8 +95,18 @@ def measure_model(name: str) -> ModelProfile:
     return msgspec.structs.replace(card, components=components, sources={**sources, **card.sources})
 
 
+def _samples(network: Network) -> Samples:
+    """Where it is measured: at the sizes of its kind, or at smaller ones where its config takes no larger."""
+    samples, config = SAMPLES[network.call.kind], network.module.config
+    return dataclasses.replace(
+        samples,
+        sizes=bounds.within(samples.sizes, config),
+        matrix_sizes=bounds.within(samples.matrix_sizes, config),
+    )
+
+
 def _measure(network: Network) -> ComponentProfile:
-    part, samples = network.part, SAMPLES[network.call.kind]
+    part, samples = network.part, _samples(network)
     kinds, order, rest = _kinds(network, samples)
     activation, matrix = _peaks(network, samples)
     profile = ComponentProfile(
@@ -110,7 +123,7 @@ def _measure(network: Network) -> ComponentProfile:
         force_upcast=bool(getattr(network.module.config, "force_upcast", False)),
     )
     variables = [size.variables for size in samples.sizes]
-    if network.call.method == "decode":
+    if network.call.method == "decode" or network.call.kind == dummy_controls.KIND:
         output = fit(samples.activation, variables, [network.run(size).output for size in samples.sizes])
         profile = msgspec.structs.replace(profile, output=output)
     if network.call.encode is not None:

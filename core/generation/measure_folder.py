@@ -14,6 +14,7 @@ from core.generation.parts import parts_of
 from core.messages import ModelFileError, Phase
 from core.models.info import ModelInfo
 from core.models.local import phases_like, profile_of, with_defaults
+from core.models.mixed import as_stored
 from core.models.profile import Limits, ModelProfile, PhaseNeed, read
 
 # Of what is measured: a profile that was kept by an older program lacks what plans use now.
@@ -37,7 +38,7 @@ def profile_of_folder(info: ModelInfo, *, cache: Path | None = None) -> ModelPro
         return known
     file = (cache or folders.cache() / "profiles") / f"{info.fingerprint}-{_VERSION}.json"
     if file.is_file():
-        return with_defaults(read(file), info)
+        return with_defaults(_as_stored(read(file), info), info)
     try:
         components = {name: measure(part) for name, part in parts_of(info).items()}
     except ValueError as error:
@@ -56,12 +57,19 @@ def profile_of_folder(info: ModelInfo, *, cache: Path | None = None) -> ModelPro
         write_atomically(file, lambda stream: stream.write(msgspec.json.encode(profile)))
     except OSError:
         pass  # it is measured again next time
-    return with_defaults(profile, info)
+    return with_defaults(_as_stored(profile, info), info)
+
+
+def _as_stored(profile: ModelProfile, info: ModelInfo) -> ModelProfile:
+    """With the formats of tensors that a file has packed, which are the file's and not what was measured."""
+    components = {name: as_stored(part, info.components[name]) for name, part in profile.components.items()}
+    return msgspec.structs.replace(profile, components=components)
 
 
 def _phases(names: list[str]) -> list[PhaseNeed]:
-    """What the names of diffusers' components say: encoders, the network that denoises, VAE and vocoder."""
-    denoisers = [name for name in names if re.fullmatch(r"(transformer|unet|prior)(_\d+)?", name)]
+    """What the names of diffusers' components say: encoders, what denoises and what steers that, VAE and vocoder."""
+    steering = [name for name in names if re.fullmatch(r"controlnet(_\d+)?", name)]
+    denoisers = steering + [name for name in names if re.fullmatch(r"(transformer|unet|prior)(_\d+)?", name)]
     decoders = [name for name in names if re.fullmatch(r"\w*vae|vocoder", name)]
     encoders = [name for name in names if name not in (*denoisers, *decoders)]
     return [
@@ -73,5 +81,4 @@ def _phases(names: list[str]) -> list[PhaseNeed]:
 
 def _limits(info: ModelInfo) -> Limits:
     """What is known of a picture model without its pipeline: diffusers' common defaults."""
-    packed = "transformer" in info.components
-    return Limits(width=1024, height=1024, steps=50, spatial=info.size_multiple // (2 if packed else 1))
+    return Limits(width=1024, height=1024, steps=50, spatial=info.spatial)

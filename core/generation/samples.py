@@ -41,16 +41,16 @@ def _size(text: str) -> Size:
 
 
 _JOINT = "1 N T N*N N*T T*T"
+# 512 to 2048 pixels at a factor of 8
+_PICTURES = "1x64x64+64 1x96x128+512 1x128x128+256 1x128x160+512 1x192x192+128 1x256x256+512"
 
 SAMPLES = {
     "text": _samples("1x1x1+64 1x1x1+128 1x1x1+256 1x1x1+384 1x1x1+512", "1 T T*T", "1 T T*T"),
     # LTX-2's connectors take multiples of their 128 registers
     "connected text": _samples("1x1x1+128 1x1x1+256 1x1x1+512 1x1x1+1024", "1 T T*T", "1 T T*T"),
     "padded text": _samples("1x1x1", "1", "1"),
-    # 512 to 2048 pixels at a factor of 8
-    "image denoiser": _samples(
-        "1x64x64+64 1x96x128+512 1x128x128+256 1x128x160+512 1x192x192+128 1x256x256+512", _JOINT, "1 N T"
-    ),
+    "image denoiser": _samples(_PICTURES, _JOINT, "1 N T"),
+    "image control": _samples(_PICTURES, _JOINT, "1 N T"),
     "image vae": _samples(
         "1x32x32 1x64x64 1x64x128 1x128x128 1x192x192",
         "1 A A*A",

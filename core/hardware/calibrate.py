@@ -228,6 +228,7 @@ def _measure_network(accelerator: Accelerator, found: _Findings, products: float
     if accelerator.kind == "cpu":
         sharing = on_network.sharing_seconds(accelerator, operation, on_network.Rates(products, functions, memory))
         found.put("launch_seconds", sharing, "measured: giving a transformer's kernels to all cores")
+        found.put("first_seconds", on_network.first_seconds(), "measured: convolutions of shapes that were new")
 
 
 def _measure_link(accelerator: Accelerator, found: _Findings, product: on_device.Product, note: Note) -> None:

@@ -6,6 +6,7 @@ The network is diffusers' transformer of FLUX.1 with random weights: its layers'
 from __future__ import annotations
 
 import importlib
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ _FUNCTION_BYTES_HOST = 2**20  # about what one layer of a small network holds
 _ROW = 1024
 _RUNS, _WARM_UPS = 7, 2
 _MOST_SHARING = 1e-3
+_SHAPES, _LATER = 7, 3
+_CHANNELS, _EDGE = 32, 32  # about those of a small picture's autoencoder
 
 
 class Rates(NamedTuple):
@@ -76,6 +79,26 @@ def sharing_seconds(accelerator: Accelerator, operation: float, rates: Rates) ->
         taken = sum(min(middle, seconds) for seconds in each)
         low, high = (middle, high) if taken < left else (low, middle)
     return low
+
+
+def first_seconds() -> float:
+    """Seconds that a processor needs to get ready for a convolution of a shape that it has not met in this process.
+
+    oneDNN writes a kernel for each shape and lays the weights out for it, and keeps both. The median over some shapes,
+    of the first call less the later ones.
+    """
+    samples = []
+    with torch.no_grad():
+        for number in range(_SHAPES):
+            pixels = torch.zeros(1, _CHANNELS, _EDGE + number, _EDGE + 1)
+            weight = torch.zeros(_CHANNELS, _CHANNELS, 3, 3)
+            calls = []
+            for _ in range(1 + _LATER):
+                begin = time.perf_counter()
+                F.conv2d(pixels, weight, padding=1)
+                calls.append(time.perf_counter() - begin)
+            samples.append(max(0.0, calls[0] - min(calls[1:])))
+    return statistics.median(samples)
 
 
 class _Run:

@@ -62,6 +62,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     operation_seconds: float = (
         10e-6  # host time of one kernel of a network: its layers' code, the dispatcher, the launch
     )
+    first_seconds: float = 0.0  # what a processor takes to get ready for a convolution of a new shape
     calibrated: bool = False
     pci_ids: tuple[str, ...] = ()  # "vendor:device" or "vendor:device:revision", hexadecimal
     sources: dict[str, str] = {}  # field -> where its figure comes from; "assumed: ..." where nobody says
@@ -165,6 +166,7 @@ _BOUNDS = (
     ("context_bytes", "B", 0.0, 1e11),
     ("launch_seconds", "s", 0.0, 0.1),
     ("operation_seconds", "s", 0.0, 0.1),
+    ("first_seconds", "s", 0.0, 1.0),
 )
 
 

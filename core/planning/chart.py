@@ -45,6 +45,7 @@ def bars(plan: Plan, *, width: int = 60, colour: bool = False) -> list[str]:
     scale = scale or plan.budget_bytes
     for phase in plan.phases:
         parts = kept | {placement.component: placement.resident_bytes for placement in phase.placements}
+        parts |= {name: max(parts.get(name, 0), size) for name, size in phase.ahead.items()}
         slot = max((placement.slot_bytes for placement in phase.placements), default=0)
         parts |= {"slots": slot * phase.slots, "activations": phase.activation_bytes + phase.scratch_bytes}
         drawn, at, total = "", 0, 0

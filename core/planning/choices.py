@@ -18,6 +18,7 @@ from core.planning.job import Job
 from core.planning.options import Options
 from core.plans import Plan
 from core.precision.formats import FORMATS
+from core.sizes import in_words
 
 # Edge of a tile in pixels, as diffusers' autoencoders tile by default.
 TILE = 512
@@ -100,12 +101,24 @@ class Stages:
         if key not in self.demands:
             need, component = self.job.model.phases[number], self.job.model.components[name]
             part = demand(name, component, need, self.job, self.hardware, wanted, fold=fold, tile=tile)
+            # slots are one allocation
+            slots = self.options.slots * max((blocks.bytes for blocks in part.blocks), default=0)
             self.demands[key] = msgspec.structs.replace(
                 part,
-                streams=part.streams and self.options.streaming,
+                streams=part.streams and self.options.streaming and may_allocate(slots, self.hardware),
                 resident_blocks=self.options.blocks.get(name),
             )
         return self.demands[key]
+
+
+def may_allocate(size: int, hardware: HardwareProfile) -> bool:
+    """Whether the device allows one allocation of so many bytes."""
+    return hardware.largest_allocation_bytes is None or size <= hardware.largest_allocation_bytes
+
+
+def largest_of(stages: Sequence[Stage]) -> int:
+    """Bytes of the largest allocation that stages cannot do without."""
+    return max(part.largest_bytes for stage in stages for part in stage.demands)
 
 
 def roles_of(model: ModelProfile) -> dict[str, Phase]:
@@ -125,26 +138,28 @@ def _foldable(model: ModelProfile) -> bool:
 
 
 def pins(stored: int, hardware: HardwareProfile) -> bool:
-    """Whether host memory allows to pin a model's weights, where that beats staging them through the ring."""
+    """Whether host memory allows to pin what streams of a model, where that beats staging it through the ring."""
     return hardware.pinned_rate > (hardware.staged_rate or hardware.pinned_rate) and stored * 2 < hardware.host_bytes
 
 
 def machine_of(parts: Sequence[Sequence[Demand]], hardware: HardwareProfile, options: Options, budget: int) -> Machine:
     """The rates that the search counts with, for components in chosen formats.
 
+    What stays is staged through the ring when it comes; what streams may stay in pinned memory and come from there.
     What does not fit into host memory comes from the disk: everything again with the next prompt where the components
     together are too large, and every pass of one that is too large alone.
     """
     sizes = {part.name: part.bytes + part.folded_bytes for row in parts for part in row}
     room, stored = hardware.host_bytes - HOST_RESERVE_BYTES, sum(sizes.values())
     link = hardware.disk_rate if hardware.unified else hardware.link_rate(pinned=pins(stored, hardware))
+    staged = link if hardware.unified else hardware.link_rate(pinned=False)
     if max(sizes.values()) > room:
-        link = min(link, hardware.disk_rate)
+        link, staged = min(link, hardware.disk_rate), min(staged, hardware.disk_rate)
     return Machine(
         budget=budget,
         link=link,
-        cold=min(link, hardware.disk_rate),
-        again=link if stored <= room else min(link, hardware.disk_rate),
+        cold=min(staged, hardware.disk_rate),
+        again=staged if stored <= room else min(staged, hardware.disk_rate),
         contention=hardware.contention,
         slots=options.slots,
         overlap=options.streaming,
@@ -160,12 +175,20 @@ def demands_of(plan: Plan, job: Job, hardware: HardwareProfile, options: Options
 
 
 def smallest_budget(job: Job, hardware: HardwareProfile, options: Options) -> int:
-    """Device bytes that the leanest plan needs: every phase at its least, with the smallest formats and tiles."""
+    """Device bytes that the leanest plan needs: every phase at its least, with the smallest formats and tiles.
+
+    Raises:
+        UserError: the device does not allow allocations as large as every plan needs.
+    """
     least = None
     known = Stages(job, hardware, options)
     leanest: dict[int, int] = {}  # by identity of stages, which `known` keeps alive
+    one = None
     for formats, fold, tile in choices_of(job, hardware, options):
         stages = known.of(formats, fold, tile)
+        one = largest_of(stages) if one is None else min(one, largest_of(stages))
+        if not may_allocate(largest_of(stages), hardware):
+            continue
         stay = {part.name: part.bytes for stage in stages for part in stage.demands if options.keep.get(part.name)}
         need = 0
         for stage in stages:
@@ -175,7 +198,12 @@ def smallest_budget(job: Job, hardware: HardwareProfile, options: Options) -> in
             others = sum(size for name, size in stay.items() if name not in running)
             need = max(need, leanest[id(stage)] + others)
         least = need if least is None else min(least, need)
-    return least or 0
+    if least is None:
+        raise UserError(
+            f"{job.model.name} at {job.width}x{job.height} needs one allocation of {in_words(one or 0)}, and "
+            f"{hardware.title} allows {in_words(hardware.largest_allocation_bytes or 0)}; use a smaller size or tiles."
+        )
+    return least
 
 
 def _leanest(stage: Stage, slots: int) -> int:

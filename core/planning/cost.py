@@ -13,12 +13,19 @@ from core.planning.demand import Demand
 from core.planning.fronts import Way
 from core.planning.job import Next
 
+Work = tuple[tuple[int, float], ...]
+"""(how many passes, how many times a component's seconds each of them computes), in the order in which they run."""
+
 
 class Stage(msgspec.Struct, frozen=True):
     """One phase for the search: the components that run, how many passes, and bytes that are neither weights nor slots.
 
     `encodes` says that it is not needed when the text's encoding is known; `skipped` that this is so in this job.
     `once_bytes` pass through once for every new text (folded modulation).
+
+    `work` says how much jobs that share the passes compute where a pass is not one of this job's calls: (how many
+    passes, how many times the components' seconds in each of them) in their order; `next_work` is the next prompt's,
+    which is made alone. `lockstep` counts the calls in a pass that has most of them (core.planning.lockstep).
     """
 
     demands: tuple[Demand, ...]
@@ -27,6 +34,17 @@ class Stage(msgspec.Struct, frozen=True):
     encodes: bool
     skipped: bool
     once_bytes: int = 0
+    lockstep: int = 1
+    work: Work = ()
+    next_work: Work = ()
+
+    def rounds(self) -> Work:
+        """This job's passes as (how many, how often the components' seconds in each)."""
+        return self.work or ((self.passes, 1.0),)
+
+    def next_rounds(self) -> Work:
+        """The next prompt's."""
+        return self.next_work or self.rounds()
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -146,25 +164,26 @@ class Costs:
 
     def _share(self, name: str, placed: dict[int, Way], kept: int) -> Share:
         machine = self.machine
-        cold = machine.link if name in self.in_memory else machine.cold
+        cold = machine.again if name in self.in_memory else machine.cold
         now = text = seed = 0.0
         loads = []
         before, before_stage = 0, -2
         for s, way in placed.items():
             stage, demand = self.stages[s], self.demands[s, name]
             there = before if before_stage == s - 1 else 0  # resident in the stage before
-            one = pass_seconds(demand.seconds, way.streamed, machine.link, machine.contention)
-            rest = (stage.passes - 1) * one
+            begins, one, rest = self._passes(demand.seconds, way.streamed, stage.rounds())
             load = 0.0
             if not stage.skipped:
                 # what is warm is used, even where it must go afterwards; an earlier stage may have needed its room
                 had = max(there, self.warm.get(name, 0) if s == self.first else min(self.warm.get(name, 0), kept))
                 missing = max(0, demand.bytes - had) + stage.once_bytes
-                first = self._first(demand.seconds, missing, cold)
+                first = self.first_pass(begins, missing, cold)
                 load = first - one
                 now += first + rest
+            if stage.next_work:
+                begins, one, rest = self._passes(demand.seconds, way.streamed, stage.next_work)
             crosses = max(0, way.resident - max(kept, there)) + way.streamed
-            later = self._first(demand.seconds, crosses + stage.once_bytes, machine.again)
+            later = self.first_pass(begins, crosses + stage.once_bytes, machine.again)
             text += later + rest
             if not stage.encodes:
                 seed += later + rest  # what is folded is computed anew
@@ -173,7 +192,18 @@ class Costs:
         expected = now + self.chances.text * text + self.chances.seed * seed
         return Share(expected, now, text, seed, tuple(loads))
 
-    def _first(self, compute: float, missing: int, rate: float) -> float:
+    def _passes(self, compute: float, streamed: int, work: Work) -> tuple[float, float, float]:
+        """Seconds that the first pass computes, those that it takes as placed, and those of all passes after it."""
+        machine = self.machine
+        begins = one = rest = 0.0
+        for number, (count, factor) in enumerate(work):
+            each = pass_seconds(compute * factor, streamed, machine.link, machine.contention)
+            if not number:
+                begins, one = compute * factor, each
+            rest += (count if number else count - 1) * each
+        return begins, one, rest
+
+    def first_pass(self, compute: float, missing: int, rate: float) -> float:
         """Seconds of a stage's first pass, in which all that is missing arrives, too."""
         if self.machine.overlap:
             return pass_seconds(compute, missing, rate, self.machine.contention)

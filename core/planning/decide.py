@@ -9,7 +9,7 @@ import msgspec
 
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase
-from core.planning.choices import Stages, choices_of, machine_of, roles_of
+from core.planning.choices import Stages, choices_of, largest_of, machine_of, may_allocate, roles_of
 from core.planning.cost import Found, Machine, Stage
 from core.planning.fronts import Front
 from core.planning.job import Job
@@ -18,24 +18,27 @@ from core.planning.search import Memory, Search
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One choice of formats, folding and tiling with its best residency."""
+    """One choice of formats, folding and tiling with its best residency, for `together` jobs at the same time."""
 
     formats: dict[str, str]
     tile: int | None
     stages: tuple[Stage, ...]
     found: Found
     loss: float
+    together: int = 1
 
 
 class Decision(msgspec.Struct, frozen=True):
     """The chosen candidate, the expected seconds that the preference allows it, and what came next.
 
     `runners` are the fastest of each other format of what denoises, and the fastest of other formats of the rest.
+    `memories` are what the searches found out on each machine.
     """
 
     chosen: Candidate
     limit: float
     runners: list[Candidate]
+    memories: dict[Machine, Memory]
 
 
 def decide(job: Job, hardware: HardwareProfile, options: Options, budget: int) -> Decision | None:
@@ -43,7 +46,8 @@ def decide(job: Job, hardware: HardwareProfile, options: Options, budget: int) -
 
     The fastest plan says how long a better one may take; then choices are tried from the best quality downwards.
     """
-    prospects = _prospects(job, hardware, options, budget)
+    memories: dict[Machine, Memory] = {}
+    prospects = _prospects(job, hardware, options, budget, memories)
     denoisers = [name for name, role in roles_of(job.model).items() if role is Phase.DENOISE]
 
     def group(formats: dict[str, str]) -> tuple[str, ...]:
@@ -62,7 +66,7 @@ def decide(job: Job, hardware: HardwareProfile, options: Options, budget: int) -
     chosen = next(best for best in by_quality if best is not None)
     runners = [best for best in fastest if group(best.formats) != group(chosen.formats)]
     rest = _fastest([other for other in groups[group(chosen.formats)] if other.formats != chosen.formats])
-    return Decision(chosen, limit, runners + ([rest] if rest is not None else []))
+    return Decision(chosen, limit, runners + ([rest] if rest is not None else []), memories)
 
 
 class _Prospect:
@@ -87,13 +91,16 @@ class _Prospect:
             self.candidate = Candidate(self.formats, self.tile, self.stages, found, self.loss)
 
 
-def _prospects(job: Job, hardware: HardwareProfile, options: Options, budget: int) -> list[_Prospect]:
+def _prospects(
+    job: Job, hardware: HardwareProfile, options: Options, budget: int, memories: dict[Machine, Memory]
+) -> list[_Prospect]:
     known = Stages(job, hardware, options)
-    memories: dict[Machine, Memory] = {}
     fronts: dict[int, Front] = {}
     result = []
     for formats, fold, tile in choices_of(job, hardware, options):
         stages = known.of(formats, fold, tile)
+        if not may_allocate(largest_of(stages), hardware):
+            continue
         machine = machine_of([stage.demands for stage in stages], hardware, options, budget)
         memory = memories.setdefault(machine, Memory(fronts))
         search = Search(stages, machine, job.next, job.warm_in(formats), job.in_memory, memory, options.keep)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import msgspec
 
 from core.hardware.profile import HardwareProfile
+from core.messages import Phase
 from core.models.profile import (
     BlockKind,
     ComponentProfile,
     PhaseNeed,
     Tensor,
     activation,
+    evaluate,
     tiled_activation,
 )
 from core.planning import policy, reserve
-from core.planning.job import Job
+from core.planning.adapters import added
+from core.planning.job import NOTHING_BESIDE, Job
 from core.planning.roofline import block_seconds
 from core.precision.formats import FORMATS
 
@@ -26,6 +29,7 @@ TILE_OVERLAP = 0.25
 # What sampler, loop and progress take around a step, in a network's operations: 1.6 ms on a processor where one takes
 # 13 microseconds (measured with the starter). On a card the host does it while kernels run.
 _STEP_OPERATIONS = 120
+_MATRIX = 2  # dimensions of a layer's weight; a convolution's has more
 
 
 class Blocks(msgspec.Struct, frozen=True):
@@ -41,7 +45,10 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     `blocks` are by falling size. `rest_bytes` lie outside of blocks and are always resident while it runs. `seconds` is
     one pass with everything resident, decoding included; `sequence` splits it by blocks in execution order, as (index
-    into `blocks`, seconds), and what is left belongs to the rest. `folded_bytes` are off the device during the phase.
+    into `blocks`, seconds), and what is left belongs to the rest. `folded_bytes` are off the device during the phase;
+    `activation_bytes` count `output_bytes`, what was computed in their place. `waiting_bytes` is what a further call
+    keeps at most while it waits between two blocks for others. `largest_bytes` is the largest allocation that cannot be
+    done without (0 on a device that allows any): of a slab, of what lies outside, of scratch or of a tensor.
     """
 
     name: str
@@ -55,6 +62,9 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     sequence: tuple[tuple[int, float], ...] = ()
     scratch_bytes: int
     activation_bytes: int
+    output_bytes: int = 0
+    waiting_bytes: int = 0
+    largest_bytes: int = 0
     streams: bool
     resident_blocks: int | None = None  # so many, where the person says how many
 
@@ -92,16 +102,19 @@ def demand(
     counts: dict[str, int] = {}
     for kind, count in component.order:
         counts[kind] = counts.get(kind, 0) + count
-    sizes, each, folded = {}, {}, 0
+    beside = job.adapters.get(name, NOTHING_BESIDE)
+    adapters, more = added(component, beside, fold), 1 + beside.share
+    sizes, each, folded = {}, {}, adapters.folded
     for kind, count in counts.items():
         held, away = _held(component.kinds[kind], wanted, component.source_format, compute, fold)
-        sizes[kind] = held
+        sizes[kind] = held + adapters.kinds.get(kind, 0)
         folded += away * count
-        one = _seconds(component.kinds[kind], held, wanted, component, variables, hardware, repeat)
+        one = _seconds(component.kinds[kind], held, wanted, component, variables, hardware, repeat) * more
         each[kind] = one * job.batch
     rest_bytes, away = _held(component.rest, wanted, component.source_format, compute, fold)
     folded += away
-    outside = _seconds(component.rest, rest_bytes, wanted, component, variables, hardware, repeat) * job.batch
+    outside = _seconds(component.rest, rest_bytes, wanted, component, variables, hardware, repeat) * job.batch * more
+    rest_bytes += adapters.rest
     blocks = grouped(sizes, counts)
     place = {kind: index for index, part in enumerate(blocks) for kind in part.kinds}
     sequence = tuple((place[kind], each[kind]) for kind, count in component.order for _ in range(count))
@@ -111,9 +124,22 @@ def demand(
     rows = sum(
         tensor.shape[0] * count for tensor, count in every if tensor.role == "modulation" and len(tensor.shape) > 1
     )
-    kept = rows * job.passes(need) * job.batch * (4 if compute == "F32" else 2) if fold else 0
+    wide = 4 if compute == "F32" else 2
+    kept = rows * job.passes(need) * job.batch * wide if fold else 0
     if hardware.vendor == "cpu" and need.passes == "steps":
         outside += _STEP_OPERATIONS * hardware.operation_seconds
+    if hardware.vendor == "cpu" and need.passes == "once" and not job.warm.get(name):
+        outside += _new_shapes(component, variables) * hardware.first_seconds
+    computing, waiting = _activation(component, need, job, hardware, tile)
+    computing += round((variables["N"] + variables["T"]) * beside.width * wide) * job.batch
+    if need.phase is Phase.DENOISE:  # what a control network makes stays until the network that it steers has run
+        others = [job.model.components[other] for other in need.components if other != name]
+        computing += round(sum(evaluate(other.output, variables) for other in others) * wide / 2) * job.batch
+    scratch = _scratch(every, wanted, component.source_format, wide)
+    largest = 0
+    if hardware.largest_allocation_bytes is not None:
+        tensor = largest_tensor(component, need, job, hardware, tile)
+        largest = max(0, *sizes.values(), rest_bytes, scratch, tensor)
     pace = job.pace.get(need.label, 1.0)
     outside, sequence = outside * pace, tuple((index, one * pace) for index, one in sequence)
     return Demand(
@@ -126,10 +152,25 @@ def demand(
         folded_bytes=folded,
         seconds=outside + sum(one for _, one in sequence),
         sequence=sequence,
-        scratch_bytes=_scratch(every, wanted, component.source_format, 4 if compute == "F32" else 2),
-        activation_bytes=_activation(component, need, job, hardware, tile) + kept,
+        scratch_bytes=scratch,
+        activation_bytes=computing + kept,
+        output_bytes=kept,
+        waiting_bytes=waiting,
+        largest_bytes=largest,
         streams=need.phase.value != "decode" and bool(counts) and not hardware.unified,
     )
+
+
+def _new_shapes(component: ComponentProfile, variables: dict[str, float]) -> float:
+    """Convolutions that a pass makes, those of blocks that are alike once: they have the same shapes.
+
+    What lies outside of a VAE's blocks has tensors of both directions, but only the products of one.
+    """
+    total = 0.0
+    for kind in (component.rest, *component.kinds.values()):
+        products = sum(evaluate(group.count, variables) for group in kind.kernels if group.kind == "product")
+        total += min(products, sum(len(tensor.shape) > _MATRIX for tensor in kind.tensors))
+    return total
 
 
 def _held(kind: BlockKind, wanted: str, source: str, compute: str, fold: bool) -> tuple[int, int]:
@@ -195,25 +236,39 @@ def _scratch(tensors: list[tuple[Tensor, int]], wanted: str, source: str, wide: 
 
 def _activation(
     component: ComponentProfile, need: PhaseNeed, job: Job, hardware: HardwareProfile, tile: int | None
-) -> int:
-    """Peak bytes beside the weights, as the driver counts them.
+) -> tuple[int, int]:
+    """(peak bytes beside the weights, as the driver counts them; the most that a call which waits can keep alive).
 
     An allocator keeps what was freed as long as there is room. Where there is none for all of it, it gives back, and
-    what counts is what is alive at once.
+    what counts is what is alive at once. A call that waits between two blocks keeps less than it has at its peak; how
+    much less no profile says.
     """
     variables, compute, kernel = job.variables(need), compute_format(hardware), reserve.attention_kernel(hardware)
-    width = 4 if compute == "F32" or (component.force_upcast and compute == "F16") else 2
+    width = _width(component, compute)
     alive = activation(component, variables, kernel=kernel)
     if tile is not None:
         alive = tiled_activation(component, variables, tile, kernel=kernel)
     alive = alive * job.batch * width // 2
     if not reserve.counted(hardware):
-        return alive
+        return alive, alive
     element = 4 if compute == "F32" else 2
     beside = max(alive, reserve.overhead(job, need, hardware, element, tile))
     held = reserve.weight_bytes(job.model, element)
     room = hardware.memory_bytes - hardware.context_bytes - hardware.headroom_bytes
-    return beside if held + beside <= room else alive + reserve.slack(job.model, element)
+    return (beside, beside) if held + beside <= room else (alive + reserve.slack(job.model, element), alive)
+
+
+def largest_tensor(
+    component: ComponentProfile, need: PhaseNeed, job: Job, hardware: HardwareProfile, tile: int | None = None
+) -> int:
+    """Bytes of the largest tensor of a pass; 0 where the profile does not tell tensors apart."""
+    scale = job.batch * _width(component, compute_format(hardware)) / 2
+    return reserve.largest(component, job.variables(need), reserve.attention_kernel(hardware), tile, scale)
+
+
+def _width(component: ComponentProfile, compute: str) -> int:
+    """Bytes of a number that it computes with."""
+    return 4 if compute == "F32" or (component.force_upcast and compute == "F16") else 2
 
 
 def grouped(sizes: dict[str, int], counts: dict[str, int]) -> tuple[Blocks, ...]:

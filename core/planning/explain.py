@@ -7,39 +7,41 @@ import msgspec
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase
 from core.planning import chances
-from core.planning.cost import Found
+from core.planning.demand import largest_tensor
 from core.planning.job import Job
 from core.planning.policy import sixteen_bit
 from core.plans import Alternative, ComponentPlan, PhasePlan, Plan
 from core.precision.formats import FORMATS
 from core.sizes import in_words
 
+_MADE = {"image": "pictures", "video": "clips", "audio": "sounds"}
 _KINDS = {Phase.ENCODE: "text encoder", Phase.DENOISE: "transformer", Phase.DECODE: "VAE"}
 
 
-def explained(plan: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> Plan:
-    """A plan with its reasons: those of the whole, and one for each component."""
+def explained(plan: Plan, alone: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> Plan:
+    """A plan with its reasons: those of the whole, and one for each component.
+
+    Args:
+        alone: the plan of this job without companions, as alternatives are; the plan itself where it has none.
+    """
     components = tuple(
-        msgspec.structs.replace(component, reason=_of_component(plan, component, job, alternatives))
+        msgspec.structs.replace(component, reason=_of_component(alone, component, job, alternatives))
         for component in plan.components
     )
-    reasons = tuple(explain(plan, alternatives, job, hardware))
+    reasons = tuple(explain(plan, alone, alternatives, job, hardware))
     return msgspec.structs.replace(plan, components=components, reasons=reasons)
 
 
-def explain(plan: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> list[str]:
+def explain(plan: Plan, alone: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> list[str]:
     """One sentence for each decision, the most important first."""
     reasons = [_residency(plan, phase, hardware) for phase in plan.phases if phase.phase is Phase.DENOISE]
+    reasons += [_lockstep(plan, phase, alone, job) for phase in plan.phases if phase.lockstep > 1]
+    reasons += plan.reasons  # what comes ahead (core.planning.ahead)
     packed = [component for component in plan.components if FORMATS[component.format].packed]
-    reasons += [_format(plan, component, job, alternatives) for component in packed]
+    reasons += [_format(alone, component, job, alternatives) for component in packed]
     reasons += _between(plan, job)
     reasons += [words] if (words := chances.words(job.next)) else []
-    reasons += [
-        f"{_kind(phase)} runs in tiles of {phase.tile * job.model.defaults.spatial} pixels: whole it would need more "
-        "memory than is left beside what stays warm"
-        for phase in plan.phases
-        if phase.tile is not None
-    ]
+    reasons += [_tiled(phase, phase.tile, job, hardware) for phase in plan.phases if phase.tile is not None]
     reasons += [
         f"{in_words(component.folded_bytes)} of modulation weights of the {component.name} stay off the device: their "
         "outputs depend only on the timestep and the text, and are computed once"
@@ -53,9 +55,12 @@ def explain(plan: Plan, alternatives: list[Alternative], job: Job, hardware: Har
     return reasons
 
 
-def why_not(runner: Found, loss: float, chosen: Found, chosen_loss: float) -> str:
-    """Why a plan lost against the chosen one, which has the best quality within the time that the preference allows."""
-    slower = runner.expected / chosen.expected - 1
+def why_not(expected: float, loss: float, chosen: Plan) -> str:
+    """Why a plan of so many expected seconds lost against the chosen one.
+
+    That has the best quality within the time that the preference allows.
+    """
+    slower, chosen_loss = expected / chosen.expected_seconds - 1, chosen.loss
     if loss < chosen_loss:
         return f"better quality, but {_share(slower)} slower over this prompt and the next"
     if loss > chosen_loss:
@@ -88,6 +93,31 @@ def _residency(plan: Plan, phase: PhasePlan, hardware: HardwareProfile) -> str:
         return f"{streams}: copying takes {seconds(copying)} and hides behind {seconds(computing)} of computing"
     pace = f"the link takes {seconds(copying)} a pass and computing {seconds(computing)}"
     return f"{streams}: {pace}, so the link sets the pace"
+
+
+def _lockstep(plan: Plan, phase: PhasePlan, alone: Plan, job: Job) -> str:
+    """What calls that go through each block together save."""
+    once, apart = phase.streamed_bytes, phase.streamed_bytes * phase.lockstep
+    crosses = f"{in_words(once)} instead of {in_words(apart)} cross the link in a step"
+    if plan.together == 1:
+        return f"the guided and the unguided pass share each streamed block: {crosses}"
+    both = ", each guided and unguided," if phase.lockstep == 2 * plan.together else ""
+    this = f"{seconds(plan.total_seconds)} instead of {seconds(alone.total_seconds)}"
+    return (
+        f"{plan.together} queued {_MADE.get(job.model.makes, 'jobs')}{both} go through each streamed block of the "
+        f"{phase.placements[0].component} together: {crosses} of all of them, and this one is there after {this}"
+    )
+
+
+def _tiled(phase: PhasePlan, tile: int, job: Job, hardware: HardwareProfile) -> str:
+    """Why a VAE runs in tiles."""
+    words = f"{_kind(phase)} runs in tiles of {tile * job.model.defaults.spatial} pixels: whole it would need"
+    need = next(need for need in job.model.phases if need.label == phase.label)
+    tensor = max(largest_tensor(job.model.components[name], need, job, hardware) for name in need.components)
+    if hardware.largest_allocation_bytes is not None and tensor > hardware.largest_allocation_bytes:
+        allowed = in_words(hardware.largest_allocation_bytes)
+        return f"{words} {in_words(tensor)} in one allocation, and the device allows {allowed}"
+    return f"{words} more memory than is left beside what stays warm"
 
 
 def _of_component(plan: Plan, component: ComponentPlan, job: Job, alternatives: list[Alternative]) -> str:

@@ -55,6 +55,7 @@ def options_of(
         fold=able.fold if how.fold else False,
         tiles=_tiles(how.tile, model, able),
         headroom_bytes=how.headroom_bytes,
+        lockstep=able.lockstep and how.lockstep,
         **_placed(how, model, hardware, able),
     )
 
@@ -68,6 +69,12 @@ def _format(name: str, wanted: str, model: ModelProfile, hardware: HardwareProfi
     wanted = wanted.upper()
     if wanted not in FORMATS:
         raise UserError(f"There is no format called {wanted}; {_nearest(wanted, FORMATS)}")
+    source = model.components[name].source_format
+    if FORMATS[source].packed and wanted != source:
+        raise UserError(
+            f"The {name} is packed in its file, mostly as {source}, and is held as it is; leave its format away, or "
+            "take a model that is not packed."
+        )
     if FORMATS[wanted].packed:
         if not able.packing:
             raise UserError(

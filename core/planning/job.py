@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from core.messages import UserError
+from core.models.guidance import guides
 from core.models.profile import ModelProfile, PhaseNeed
 
 # What the next prompt is, until the person's own history says otherwise: most people change words and look again.
@@ -26,13 +27,55 @@ class Next(msgspec.Struct, frozen=True):
     seen: int = 0
 
 
+class Companion(msgspec.Struct, frozen=True, kw_only=True):
+    """A queued request of the same model, to be made in the same way, with every default filled in.
+
+    `negative` says that it has a negative prompt, `encoded` that the encoding of its text is cached.
+    """
+
+    width: int
+    height: int
+    frames: int = 1
+    steps: int
+    guidance: float | None = None
+    negative: bool = False
+    batch: int = 1
+    encoded: bool = False
+
+
+class Beside(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What adapters (LoRA) add to a component: bytes of each block in execution order, and of what lies outside.
+
+    `folded_...` are those beside modulation layers. `share` is their numbers by the component's own, which operations
+    grow by, too; `width` the most numbers that one branch makes of each position.
+    """
+
+    blocks: tuple[int, ...] = ()
+    rest: int = 0
+    folded_blocks: tuple[int, ...] = ()
+    folded_rest: int = 0
+    share: float = 0.0
+    width: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return sum(self.blocks) + self.rest + sum(self.folded_blocks) + self.folded_rest
+
+
+NOTHING_BESIDE = Beside()
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A picture, clip or sound to make with a model; every default is filled in.
 
-    `encoded` says that the encoding of this text is cached. `warm` counts bytes of each component that lie on the
-    device already, in the formats of `warm_formats` (where it is not said, in the one that is planned); `in_memory`
-    names components whose files are in host memory. `pace` says, by a phase's label, how many times longer than by the
-    profile's rates its passes took before. `exact` says that the model's activations were run dry at exactly this size.
+    `negative` says that there is a negative prompt, without which some families do not guide. `encoded` says that the
+    encoding of this text is cached. `warm` counts bytes of each component that lie on the device already, in the
+    formats of `warm_formats` (where it is not said, in the one that is planned); `in_memory` names components whose
+    files are in host memory. `pace` says, by a phase's label, how many times longer than by the profile's rates its
+    passes took before. `exact` says that the model's activations were run dry at exactly this size. `companions` wait
+    for the same model, in the order in which they were asked for, and may be denoised together with this one.
+    `adapters` is what LoRAs add, by component.
     """
 
     model: ModelProfile
@@ -41,6 +84,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     frames: int = 1
     steps: int
     guidance: float | None = None
+    negative: bool = False
     batch: int = 1
     text_tokens: int
     encoded: bool = False
@@ -50,6 +94,23 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     next: Next = Next()
     pace: dict[str, float] = {}
     exact: bool = False
+    companions: tuple[Companion, ...] = ()
+    adapters: dict[str, Beside] = {}
+
+    def beside(self, companion: Companion) -> Job:
+        """A companion as a job of its own, on the same machine."""
+        return msgspec.structs.replace(
+            self,
+            width=companion.width,
+            height=companion.height,
+            frames=companion.frames,
+            steps=companion.steps,
+            guidance=companion.guidance,
+            negative=companion.negative,
+            batch=companion.batch,
+            encoded=companion.encoded,
+            companions=(),
+        )
 
     def warm_in(self, formats: Mapping[str, str]) -> dict[str, int]:
         """Bytes of each component that lie on the device in these formats."""
@@ -59,14 +120,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def guided(self) -> bool:
         """Whether classifier-free guidance runs a second, unguided pass a step."""
-        return self.guidance is not None and self.guidance > 1.0
+        return guides(self.model.family, self.guidance, negative=self.negative)
 
     def passes(self, need: PhaseNeed) -> int:
         """How often the components of a phase run."""
-        if need.passes == "once":
-            return 1
-        steps = need.steps if need.steps is not None else max(1, round(self.steps * need.share))
-        return steps * (2 if need.guided and self.guided else 1)
+        return self.steps_of(need) * self.calls_of(need)
+
+    def calls_of(self, need: PhaseNeed) -> int:
+        """How often the components of a phase run in each of its steps."""
+        return 2 if need.passes != "once" and need.guided and self.guided else 1
 
     def steps_of(self, need: PhaseNeed) -> int:
         """Sampling steps of a phase; 1 where it has none."""
@@ -93,6 +155,7 @@ def job_of(
     frames: int | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    negative: bool = False,
     batch: int = 1,
     encoded: bool = False,
     warm: dict[str, int] | None = None,
@@ -113,6 +176,7 @@ def job_of(
         frames=limits.frames if frames is None else frames,
         steps=limits.steps if steps is None else steps,
         guidance=guidance if guidance is not None else limits.guidance,
+        negative=negative,
         batch=batch,
         text_tokens=limits.text_tokens,
         encoded=encoded,

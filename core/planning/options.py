@@ -8,7 +8,9 @@ from core.hardware.profile import HardwareProfile
 
 # The preference in the middle takes the best quality within so much of the fastest plan's expected seconds.
 _MIDDLE_TOLERANCE = 0.15
-_UNFELT_SECONDS = 0.1  # "the limit for having the user feel that the system is reacting instantaneously" (Nielsen 1993)
+UNFELT_SECONDS = 0.1  # "the limit for having the user feel that the system is reacting instantaneously" (Nielsen 1993)
+# The first picture may come so much later than alone, for the sake of those that follow. Assumed to be hardly felt.
+LATENCY_SHARE = 0.2
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +19,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     `formats`, `blocks` (how many are resident) and `keep` (stays between phases and jobs, or leaves) are by component.
     `slots` are device buffers for streamed blocks; with `more_slots` a third one is taken where it is worth it.
     `streaming` and `packing` say what the engine can do; `tiles` is "auto", "off" or an edge in latent positions.
-    `prefer` is 0 (fastest) to 1 (best quality).
+    `prefer` is 0 (fastest) to 1 (best quality). With `lockstep` several calls may go through each streamed block
+    together; for it this job may end later than alone, by a share of `latency`. `together` says that all companions of
+    the job are denoised with it, which has been decided. With `ahead` a phase's weights may come
+    while the phases before it compute.
     """
 
     prefer: float = 0.5
@@ -31,14 +36,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     streaming: bool = True
     packing: bool = True
     headroom_bytes: int | None = None
+    lockstep: bool = True
+    latency: float = LATENCY_SHARE
+    together: bool = False
+    ahead: bool = True
 
 
 DEFAULT = Options()
 
 
 def engine_on(*, own_memory: bool) -> Options:
-    """What the engine does on a device; one that shares the host's memory has nothing to stream, pack or fold."""
-    return DEFAULT if own_memory else msgspec.structs.replace(DEFAULT, streaming=False, packing=False, fold=False)
+    """What the engine does on a device; one that shares the host's memory has nothing to copy, pack or fold."""
+    if own_memory:
+        return DEFAULT
+    return msgspec.structs.replace(DEFAULT, streaming=False, packing=False, fold=False, lockstep=False, ahead=False)
 
 
 def budget_of(hardware: HardwareProfile, options: Options = DEFAULT) -> int:
@@ -56,4 +67,4 @@ def slowest_good(fastest: float, prefer: float) -> float:
         return fastest
     if prefer >= 1:
         return float("inf")
-    return fastest + max(fastest * _MIDDLE_TOLERANCE * prefer / (1 - prefer), _UNFELT_SECONDS)
+    return fastest + max(fastest * _MIDDLE_TOLERANCE * prefer / (1 - prefer), UNFELT_SECONDS)

@@ -37,12 +37,16 @@ def allowed(component: ComponentProfile, role: str) -> tuple[str, ...]:
 
 
 def tensor_format(tensor: Tensor, wanted: str, source: str) -> str:
-    """The format of one tensor when its component is held in `wanted`."""
-    return _format(tensor.role, tensor.shape, wanted, source)
+    """The format of one tensor when its component is held in `wanted`. What its file has packed stays so."""
+    return _format(tensor.role, tensor.shape, tensor.stored, wanted, source)
 
 
 @functools.cache  # asked for every tensor of every choice, of which few differ in role and shape
-def _format(role: str, shape: tuple[int, ...], wanted: str, source: str) -> str:
+def _format(role: str, shape: tuple[int, ...], stored: str, wanted: str, source: str) -> str:
+    if stored and (FORMATS[stored].packed or FORMATS[source].packed):
+        return sixteen_bit(stored)
+    if FORMATS[source].packed:
+        source = "BF16"  # where nothing says what the rest of a packed component is stored in
     if role in ("keep", "io", "conv") or not FORMATS[wanted].packed:
         return sixteen_bit(source) if FORMATS[wanted].packed else wanted
     least = _FINER.get(role)
@@ -54,9 +58,11 @@ def _format(role: str, shape: tuple[int, ...], wanted: str, source: str) -> str:
 def loss(tensors: list[tuple[Tensor, int]], wanted: str, source: str, role: str) -> float:
     """Predicted loss of holding tensors (each with its count) in a format: weighted mean of squared relative errors.
 
-    Against the source, so an unquantized component loses nothing. Per-tensor sensitivities replace the mean where they
-    have been measured.
+    Against the source, so an unquantized component loses nothing, nor one whose file has it packed. Per-tensor
+    sensitivities replace the mean where they have been measured.
     """
+    if FORMATS[source].packed:
+        return 0.0
     elements: dict[str, int] = {}
     for tensor, count in tensors:
         name = tensor_format(tensor, wanted, source)

@@ -104,6 +104,19 @@ def _overhead(job: Job, need: PhaseNeed, kernel: str, element_bytes: int, tile: 
     return reserve.reserved - weights.asked
 
 
+def largest(
+    component: ComponentProfile, variables: dict[str, float], kernel: str, tile: int | None, scale: float
+) -> int:
+    """The largest allocation of a pass beside the weights; 0 where the profile does not tell them apart.
+
+    Args:
+        scale: what a pass takes for each byte of the profile.
+    """
+    if not component.growth:
+        return 0
+    return max((size for sizes in _growth(component, variables, kernel, tile, scale) for size in sizes), default=0)
+
+
 def slack(model: ModelProfile, element_bytes: int) -> int:
     """Bytes that segments take beyond a model's weights."""
     weights = _weights(model, element_bytes)

@@ -26,7 +26,7 @@ from core.planning.offers import Keep, Offer, merged, offers_of, together
 
 
 class Memory:
-    """What the searches of one planning share, by the identity of stages and demands, which the caller keeps alive."""
+    """What the searches of one planning share, by the identity of stages and demands, which are kept alive for it."""
 
     def __init__(self, fronts: dict[int, Front] | None = None) -> None:
         """`fronts` may be shared by machines with as many slots."""
@@ -35,12 +35,19 @@ class Memory:
         self.alone: dict[tuple[int, ...], float] = {}
         self.offers: dict[tuple[int, ...], list[Offer]] = {}
         self.shares: Shares = {}
+        self.stages: list[Sequence[Stage]] = []
+
+    def changed(self) -> Memory:
+        """What still holds where stages hold the same demands as others, but not the same passes."""
+        other = Memory(self.fronts)
+        other.alone, other.offers, other.stages = self.alone, self.offers, self.stages
+        return other
 
 
 class Search:
     """The search for one choice of formats.
 
-    `memory` is shared by searches on one machine whose stages differ only in which demands they hold.
+    `memory` is shared by searches on one machine whose stages differ only in which demands they hold (see `changed`).
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Search:
     ) -> None:
         self.stages, self.machine, self.keep = stages, machine, keep or {}
         self.memory = Memory() if memory is None else memory
+        self.memory.stages.append(stages)
         self.costs = Costs(stages, machine, chances, warm, in_memory, self.memory.shares)
         self.derived = self._derived()
 
@@ -118,7 +126,7 @@ class Search:
         result = [Offer(0, self.machine.budget, 0.0, ())]
         key: tuple[int, ...] = ()
         for group in together(names, self.costs.runs):
-            mine = tuple(id(self.costs.demands[s, name]) for name in group for s in self.costs.runs[name])
+            mine = tuple(id(self.stages[s]) for name in group for s in self.costs.runs[name])
             if mine not in self.memory.offers:
                 self.memory.offers[mine] = offers_of(group, self.costs, self.keep)
             key += mine

@@ -1,8 +1,9 @@
 """Runs a plan in virtual time: what a card that nobody here owns would do, block by block, with its ledger.
 
 Two lanes, one for copies (from host memory, or from the disk while files are cold) and one for kernels. A streamed
-block waits for a free slot, a kernel for its block, and a kernel takes (1 + a) times as long while the copy lane is
-busy. The same routine plays how other programs hold models (see Behaviour), so that they can be compared on one card.
+block waits for a free slot, a kernel for its block, and kernels take (1 + a) times as long while the copy lane is busy.
+Calls in lockstep go through each block together before it leaves its slot. The same routine plays how other programs
+hold models (see Behaviour), so that they can be compared on one card.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import msgspec
 
 from core.hardware.profile import HardwareProfile
 from core.messages import LedgerRecord
+from core.planning.ahead import slabs
 from core.planning.choices import demands_of, machine_of
-from core.planning.cost import Machine
+from core.planning.cost import Machine, Work
 from core.planning.demand import Demand
+from core.planning.group import sharing_jobs, work_of_plan
 from core.planning.job import Job
 from core.planning.options import Options
 from core.planning.passes import streamed_positions
@@ -51,7 +54,10 @@ class SimulatedPhase(msgspec.Struct, frozen=True):
 
 
 class Simulation(msgspec.Struct, frozen=True):
-    """A job in virtual time. Ledger records count seconds from its beginning."""
+    """A job in virtual time. Ledger records count seconds from its beginning.
+
+    `link_bytes` are this job's share, as in core.plans.Plan; all else is of the jobs that are denoised together.
+    """
 
     total_seconds: float
     phases: tuple[SimulatedPhase, ...]
@@ -65,9 +71,31 @@ def simulate(
 ) -> Simulation:
     """Run a plan on a machine in virtual time."""
     demands = demands_of(plan, job, hardware, options)
+    works = work_of_plan(plan, job, hardware, demands)
+    coming = [
+        {name: _first_later(name, plan.phases[s + 1 :], demands[s + 1 :]) for name in phase.ahead}
+        for s, phase in enumerate(plan.phases)
+    ]
     run = _Simulator(plan, job, hardware, machine_of(demands, hardware, options, plan.budget_bytes), behaviour)
-    phases = [run.phase(phase, row) for phase, row in zip(plan.phases, demands, strict=True) if not phase.skipped]
+    rows = zip(plan.phases, demands, works, coming, strict=True)
+    phases = [run.phase(phase, row, work, later) for phase, row, work, later in rows if not phase.skipped]
     return Simulation(run.now, tuple(phases), run.peak, run.link_bytes, tuple(run.ledger))
+
+
+def _first_later(
+    name: str, phases: Sequence[PhasePlan], demands: Sequence[Sequence[Demand]]
+) -> tuple[Placement, Demand]:
+    """Where a component runs next."""
+    return next(
+        (placement, demand)
+        for phase, row in zip(phases, demands, strict=True)
+        for placement, demand in zip(phase.placements, row, strict=True)
+        if placement.component == name and not phase.skipped
+    )
+
+
+Coming = dict[str, tuple[Placement, Demand]]
+"""What comes ahead in a phase: components of later phases, and how they will run there."""
 
 
 class _Simulator:
@@ -75,7 +103,8 @@ class _Simulator:
         self.plan, self.job, self.behaviour = plan, job, behaviour
         self.link = behaviour.rate or machine.link
         self.cold = {
-            name: self.link if name in job.in_memory else min(self.link, machine.cold) for name in job.model.components
+            name: min(self.link, machine.again if name in job.in_memory else machine.cold)
+            for name in job.model.components
         }
         self.contention = hardware.contention
         self.link_counts = not hardware.unified
@@ -83,26 +112,30 @@ class _Simulator:
         warm = job.warm_in(formats_of(plan))
         self.held: dict[str, int] = {name: size for name, size in warm.items() if size}
         self.peak = sum(self.held.values())
-        self.link_bytes = 0
+        self.link_bytes = self.crossed_ahead = 0
         self.ledger: list[LedgerRecord] = []
         self.formats = formats_of(plan)
+        self.early: dict[str, int] = {}  # bytes of components that came ahead of their phases, with what was there
 
     # -- one phase --------------------------------------------------------------------------------------------------
 
-    def phase(self, phase: PhasePlan, demands: Sequence[Demand]) -> SimulatedPhase:
-        begin = self.now
+    def phase(self, phase: PhasePlan, demands: Sequence[Demand], work: Work, coming: Coming) -> SimulatedPhase:
+        begin, crossed = self.now, self.link_bytes
         running = {placement.component for placement in phase.placements}
         kept = {component.name: component.kept_bytes for component in self.plan.components}
         for name in list(self.held):
             if name not in running and name in kept:
-                self._change(name, min(0, kept[name] - self.held[name]), self.now, f"made room for {phase.label}")
+                stays = max(kept[name], self.early.get(name, 0))
+                self._change(name, min(0, stays - self.held[name]), self.now, f"made room for {phase.label}")
         extra = phase.activation_bytes + phase.scratch_bytes
         slot = max((placement.slot_bytes for placement in phase.placements), default=0)
         self._change("activations", extra, self.now, f"activations of {phase.label}")
         self._change("slots", slot * phase.slots, self.now, f"{phase.slots} slots for streamed blocks")
         steps: list[float] = []
         for placement, demand in zip(phase.placements, demands, strict=True):
-            steps += self._component(placement, demand, phase)
+            self.early.pop(placement.component, None)
+            last = placement is phase.placements[-1]
+            steps += self._component(placement, demand, phase, work, coming if last else {})
         self._change("slots", -slot * phase.slots, self.now, "the phase is over")
         self._change("activations", -extra, self.now, "the phase is over")
         for placement in phase.placements:
@@ -112,11 +145,15 @@ class _Simulator:
                 self.now,
                 "not kept after its phase",
             )
-        per_step = phase.passes // phase.steps if phase.steps else 1
+        self.link_bytes = crossed + (self.link_bytes - crossed) // sharing_jobs(phase, self.plan.together)
+        self.link_bytes, self.crossed_ahead = self.link_bytes + self.crossed_ahead, 0
+        per_step = phase.passes // phase.steps if phase.lockstep == 1 and phase.steps else 1
         settled = sorted(steps)[len(steps) // 2] * per_step if len(phase.placements) == 1 else self.now - begin
         return SimulatedPhase(phase.label, begin, self.now - begin, settled)
 
-    def _component(self, placement: Placement, demand: Demand, phase: PhasePlan) -> list[float]:
+    def _component(
+        self, placement: Placement, demand: Demand, phase: PhasePlan, work: Work, coming: Coming
+    ) -> list[float]:
         """Every pass of a component; returns the seconds of each."""
         sizes = [demand.blocks[index].bytes for index, _ in demand.sequence]
         seconds = [one for _, one in demand.sequence]
@@ -131,7 +168,7 @@ class _Simulator:
         # weights outside of blocks come first, then the blocks in their order; what is there already is not copied
         missing_rest = max(0, demand.rest_bytes - had)
         had = max(0, had - demand.rest_bytes)
-        if demand.folded_bytes:  # evaluated once for the text and the schedule, then gone
+        if demand.folded_bytes:  # evaluated once for all texts and schedules, then gone
             copy_free = self._copy(arrivals, copy_free, demand.folded_bytes, rate)
         if missing_rest:
             copy_free = self._copy(arrivals, copy_free, missing_rest, rate)
@@ -145,8 +182,9 @@ class _Simulator:
         marks = [self.now]
         queue = deque(self._tasks(sizes, streamed, ready, phase.passes))
         waiting: dict[tuple[int, int], float] = {}
+        ahead: list[tuple[str, int, float]] = []
         kernel_free = max(kernel_free, copy_free if missing_rest else kernel_free)
-        for number in range(phase.passes):
+        for number, factor in enumerate(factor for count, factor in work for _ in range(count)):
             for i in range(len(sizes)):
                 # copies are issued as far ahead as there are free slots
                 while queue and (not queue[0][2] or slots):
@@ -160,14 +198,41 @@ class _Simulator:
                     waiting[pass_number, j] = copy_free
                     if not needs_slot:
                         self._change(name, sizes[j], copy_free, "needed by the phase")
+                if not queue and coming:
+                    ahead, coming = self._ahead(arrivals, copy_free, phase, coming), {}
                 start = max(kernel_free, waiting.pop((number, i), kernel_free))
-                kernel_free = self._kernel(arrivals, start, seconds[i])
+                kernel_free = self._kernel(arrivals, start, seconds[i] * factor)
                 if streamed[i]:
                     slots.append(kernel_free)
-            kernel_free = self._kernel(arrivals, kernel_free, outside)
+            if coming:
+                ahead, coming = self._ahead(arrivals, copy_free, phase, coming), {}
+            kernel_free = self._kernel(arrivals, kernel_free, outside * factor)
             marks.append(kernel_free)
+        for other, size, end in ahead:
+            if end <= kernel_free:  # what has not arrived when the phase is over comes in its own
+                self.crossed_ahead += size if self.link_counts else 0
+                self._change(other, size, end, f"comes ahead while {phase.label} computes")
+                self.early[other] = self.held[other]
         self.now = max(kernel_free, self.now)
         return [b - a for a, b in itertools.pairwise(marks)]
+
+    def _ahead(
+        self, arrivals: deque[tuple[float, float]], start: float, phase: PhasePlan, coming: Coming
+    ) -> list[tuple[str, int, float]]:
+        """Copies of later phases' slabs behind this phase's own: component, bytes, and when each has arrived."""
+        copied: list[tuple[str, int, float]] = []
+        if not self.behaviour.overlap:
+            return copied
+        for name, (placement, demand) in coming.items():
+            left = phase.ahead[name]
+            for size in slabs(demand, placement.resident_blocks, self.held.get(name, 0)):
+                if size > left:
+                    break
+                left -= size
+                arrivals.append((start, start + size / self.cold[name]))
+                start = arrivals[-1][1]
+                copied.append((name, size, start))
+        return copied
 
     @staticmethod
     def _tasks(sizes: list[int], streamed: list[bool], ready: list[float], passes: int) -> list[tuple[int, int, bool]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from core.planning.cost import Machine, pass_seconds
 from core.planning.demand import Demand
 from core.planning.fronts import Way
@@ -31,17 +33,25 @@ def settled(demand: Demand, way: Way, machine: Machine, room: int, *, free: bool
         room: bytes that are left of the budget.
         free: whether there may be another number of slots.
     """
-    found = Settled(way, machine.slots, _seconds(demand, way, machine, machine.slots))
+    found = Settled(way, machine.slots, seconds_of(demand, way, machine, machine.slots))
     if not free or not way.streamed or machine.slots >= MOST_SLOTS:
         return found
     other = way if room >= way.slot else _one_fewer(demand, way)
     if other is None or other.need(MOST_SLOTS) > way.need(machine.slots) + room:
         return found
-    seconds = _seconds(demand, other, machine, MOST_SLOTS)
+    seconds = seconds_of(demand, other, machine, MOST_SLOTS)
     return Settled(other, MOST_SLOTS, seconds) if seconds < found.seconds * (1 - _WORTH) else found
 
 
-def _seconds(demand: Demand, way: Way, machine: Machine, slots: int) -> float:
+def computing(demand: Demand, factor: float) -> Demand:
+    """The demand of a pass that computes so many times as long."""
+    if factor == 1.0:
+        return demand
+    sequence = tuple([(index, seconds * factor) for index, seconds in demand.sequence])
+    return msgspec.structs.replace(demand, seconds=demand.seconds * factor, sequence=sequence)
+
+
+def seconds_of(demand: Demand, way: Way, machine: Machine, slots: int) -> float:
     """One pass: what the bytes and the kernels need, and what an ideal streamer with so many slots needs."""
     least = pass_seconds(demand.seconds, way.streamed, machine.link, machine.contention)
     if not way.streamed or not demand.sequence:

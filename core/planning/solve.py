@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase, UserError
-from core.planning.choices import machine_of, pins, smallest_budget
+from core.planning.ahead import Ahead, load_ahead
+from core.planning.choices import machine_of, may_allocate, pins, smallest_budget
 from core.planning.cost import Machine
-from core.planning.decide import Candidate, decide
+from core.planning.decide import Candidate, Decision, decide
 from core.planning.demand import compute_format
 from core.planning.explain import explained, why_not
+from core.planning.group import sharing_jobs, texts_of
 from core.planning.job import Job
+from core.planning.lockstep import WORTH, in_lockstep
 from core.planning.options import DEFAULT, Options, budget_of
-from core.planning.slots import settled
+from core.planning.passes import MOST_SLOTS
+from core.planning.slots import computing, seconds_of, settled
 from core.plans import Alternative, ComponentPlan, PhasePlan, Placement, Plan
 from core.precision.formats import FORMATS
 from core.sizes import in_words
@@ -26,7 +32,8 @@ def solve(
     """The plan of a job on a machine, and the plans that came next with the reason why they lost.
 
     Raises:
-        UserError: nothing fits; the sentence says the smallest budget that would do.
+        UserError: nothing fits; the sentence says the smallest budget that would do. Or `options.together` wants all
+            companions, and these do not fit.
     """
     budget = budget_of(hardware, options) if budget is None else budget
     if budget <= 0:
@@ -43,15 +50,29 @@ def solve(
             f"{job.model.name} at {job.width}x{job.height} needs at least {in_words(smallest)} of device memory and "
             f"{in_words(budget)} may be used; use a smaller size, close other programs or give more with --vram."
         )
-    plan = _plan(decision.chosen, job, hardware, options, budget)
+    chosen = in_lockstep(decision.chosen, job, hardware, options, budget, decision.memories)
+    plan = alone = _plan(chosen, job, hardware, options, budget)
+    if chosen.together > 1:
+        one = msgspec.structs.replace(job, companions=())
+        alone = _plan(
+            in_lockstep(decision.chosen, one, hardware, options, budget, decision.memories),
+            one,
+            hardware,
+            options,
+            budget,
+        )
     best = sorted(decision.runners, key=lambda candidate: candidate.loss)[:_RUNNERS_UP]
-    alternatives = [_alternative(runner, decision.chosen, job, hardware, options, budget) for runner in best]
-    return explained(plan, alternatives, job, hardware), alternatives
+    alternatives = [_alternative(runner, alone, decision, job, hardware, options, budget) for runner in best]
+    return explained(plan, alone, alternatives, job, hardware), alternatives
 
 
 def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Options, budget: int) -> Plan:
     machine = machine_of([stage.demands for stage in chosen.stages], hardware, options, budget)
-    phases = tuple(_phase(s, chosen, job, machine, options) for s in range(len(chosen.stages)))
+    phases = tuple(_phase(s, chosen, job, machine, hardware, options) for s in range(len(chosen.stages)))
+    early = Ahead(phases, 0.0, 0.0, 0.0, ())
+    if options.ahead and machine.overlap and not hardware.unified:
+        early = load_ahead(phases, chosen, job, machine)
+        phases = early.phases
     parts = {part.name: part for stage in chosen.stages for part in stage.demands}
     kept: dict[str, int] = {}
     for placement in (placement for phase in phases for placement in phase.placements):
@@ -70,11 +91,12 @@ def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Optio
     link_bytes, warm = 0, job.warm_in({part.name: part.format for part in parts.values()})
     if not hardware.unified:
         for s, stage in enumerate(chosen.stages):
-            for part in stage.demands:
-                way = chosen.found.placements[s, part.name].way
+            for part, placement in zip(stage.demands, phases[s].placements, strict=True):
                 if not stage.skipped:
-                    had = min(warm.get(part.name, 0), kept[part.name])
-                    link_bytes += max(0, part.bytes - had) + (stage.passes - 1) * way.streamed + part.folded_bytes
+                    had, passes = min(warm.get(part.name, 0), kept[part.name]), phases[s].passes
+                    once = part.folded_bytes
+                    crossing = max(0, part.bytes - had) + (passes - 1) * placement.streamed_bytes + once
+                    link_bytes += crossing // sharing_jobs(phases[s], chosen.together)
     return Plan(
         model=job.model.name,
         gpu=hardware.name,
@@ -83,11 +105,13 @@ def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Optio
         phases=phases,
         pinned=pins(sum(part.bytes + part.folded_bytes for part in parts.values()), hardware),
         total_seconds=sum(phase.seconds for phase in phases),
-        next_seconds=chosen.found.next_text,
-        expected_seconds=chosen.found.expected,
+        next_seconds=chosen.found.next_text - early.text,
+        expected_seconds=chosen.found.expected - early.now - job.next.text * early.text - job.next.seed * early.seed,
         peak_bytes=max(phase.peak_bytes for phase in phases if not phase.skipped),
         link_bytes=link_bytes,
         loss=chosen.loss,
+        together=chosen.together,
+        reasons=early.reasons,
     )
 
 
@@ -97,23 +121,32 @@ def _held(name: str, hardware: HardwareProfile) -> str:
     return compute if compute == "F32" and not FORMATS[name].packed else name
 
 
-def _phase(s: int, chosen: Candidate, job: Job, machine: Machine, options: Options) -> PhasePlan:
+def _phase(
+    s: int, chosen: Candidate, job: Job, machine: Machine, hardware: HardwareProfile, options: Options
+) -> PhasePlan:
     need, stage, found = job.model.phases[s], chosen.stages[s], chosen.found
     running = {part.name for part in stage.demands}
     others = {name: placed.kept for (_, name), placed in found.placements.items() if name not in running}
-    activation = max(part.activation_bytes for part in stage.demands)
     scratch = sum(part.scratch_bytes for part in stage.demands)  # each network has its own
+    activation = stage.overhead - scratch
     ways = [found.placements[s, part.name].way for part in stage.demands]
     slot = max(way.slot for way in ways)
     rest = sum(others.values()) + activation + scratch
     room = machine.budget - rest - sum(way.resident for way in ways) - machine.slots * slot
     # components that run together share slots, and each is short: only what runs often alone has its number chosen
-    free = options.more_slots and len(ways) == 1 and stage.passes > 1
+    free = options.more_slots and len(ways) == 1 and stage.passes > 1 and may_allocate(MOST_SLOTS * slot, hardware)
     placements, slots = [], machine.slots if slot else 0
+    rounds = stage.rounds()
+    most = max(rounds)[1]  # what most passes compute
+    taken = 0.0
     for part in stage.demands:
         placed = found.placements[s, part.name]
-        way, count, one_pass = settled(part, placed.way, machine, room, free=free)
+        way, count, one_pass = settled(computing(part, most), placed.way, machine, room, free=free)
         slots = max(slots, count) if slot else 0
+        taken += sum(
+            passes * (one_pass if factor == most else seconds_of(computing(part, factor), way, machine, count))
+            for passes, factor in rounds
+        )
         placements.append(
             Placement(
                 component=part.name,
@@ -123,12 +156,15 @@ def _phase(s: int, chosen: Candidate, job: Job, machine: Machine, options: Optio
                 streamed_bytes=way.streamed,
                 slot_bytes=way.slot,
                 kept_bytes=min(placed.kept, way.resident),
-                compute_seconds=part.seconds,
+                compute_seconds=part.seconds * most,
                 pass_seconds=one_pass,
             )
         )
     passes, steps = stage.passes, job.steps_of(need)
     one = sum(placement.pass_seconds for placement in placements)
+    if stage.encodes and not stage.skipped:  # the prompts of the jobs that go together are read, too
+        texts = texts_of(job, chosen.together)
+        passes, taken = passes * texts, taken * texts
     load, again = found.loads[s]
     resident = sum(placement.resident_bytes for placement in placements)
     return PhasePlan(
@@ -141,20 +177,29 @@ def _phase(s: int, chosen: Candidate, job: Job, machine: Machine, options: Optio
         scratch_bytes=scratch,
         activation_bytes=activation,
         tile=chosen.tile if need.phase is Phase.DECODE else None,
-        seconds=0.0 if stage.skipped else load + passes * one,
-        step_seconds=one * passes / steps,
+        seconds=0.0 if stage.skipped else load + taken,
+        step_seconds=one if stage.lockstep > 1 else one * stage.passes / steps,
         load_seconds=0.0 if stage.skipped else load,
         next_load_seconds=again,
         kept_bytes=sum(others.values()),
         peak_bytes=resident + slots * slot + scratch + activation + sum(others.values()),
         skipped=stage.skipped,
+        lockstep=stage.lockstep,
     )
 
 
 def _alternative(
-    runner: Candidate, chosen: Candidate, job: Job, hardware: HardwareProfile, options: Options, budget: int
+    runner: Candidate,
+    chosen: Plan,
+    decision: Decision,
+    job: Job,
+    hardware: HardwareProfile,
+    options: Options,
+    budget: int,
 ) -> Alternative:
-    plan = _plan(runner, job, hardware, options, budget)
+    alone = msgspec.structs.replace(job, companions=())
+    guided = in_lockstep(runner, alone, hardware, options, budget, decision.memories, WORTH)
+    plan = _plan(guided, alone, hardware, options, budget)
     return Alternative(
         formats=runner.formats,
         total_seconds=plan.total_seconds,
@@ -162,5 +207,5 @@ def _alternative(
         expected_seconds=plan.expected_seconds,
         peak_bytes=plan.peak_bytes,
         loss=plan.loss,
-        why_not=why_not(runner.found, runner.loss, chosen.found, chosen.loss),
+        why_not=why_not(plan.expected_seconds, runner.loss, chosen),
     )

@@ -34,6 +34,7 @@ OTHER_SIZES = {
     ("wan22-5b", "vae"): Size(4, 20, 28),
     ("ltx2", "audio_vae"): Size(26, 1, 1),
     ("stable-audio-open", "projection_model"): Size(tokens=100),
+    ("ace-step-1.5-turbo", "transformer"): Size(700, 1, 1, 90),
 }
 
 

@@ -12,7 +12,7 @@ from core.messages import OFFLOAD, How, UserError
 from core.models.profile import load as model
 from core.planning.how import options_of
 from core.planning.job import job_of
-from core.planning.options import DEFAULT, Options
+from core.planning.options import DEFAULT, Options, engine_on
 from core.planning.solve import solve
 from core.precision.formats import FORMATS
 
@@ -50,6 +50,12 @@ def test_the_plan_is_as_it_was_asked_for() -> None:
     assert {phase.slots for phase in plan.phases} <= {0, 3}
     _, placed = placements(How(residency={"transformer": "resident"}))
     assert placed["transformer"].streamed_bytes == 0
+
+
+def test_lockstep_needs_both_the_person_and_the_engine() -> None:
+    assert options_of(How(), FLUX, CARD).lockstep
+    assert not options_of(How(lockstep=False), FLUX, CARD).lockstep
+    assert not options_of(How(), FLUX, CARD, engine_on(own_memory=False)).lockstep
 
 
 def test_headroom_leaves_the_budget_smaller() -> None:

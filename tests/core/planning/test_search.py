@@ -2,82 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.planning.cost import Costs, Kept, Machine, Stage
-from core.planning.demand import Blocks, Demand
-from core.planning.fronts import Way, ways
+from core.planning.cost import Machine, Stage
 from core.planning.job import Next
 from core.planning.search import Search
-
-
-def component(name: str, sizes: list[tuple[int, int]], rest: int, seconds: float, streams: bool = True) -> Demand:
-    """A component with blocks given as (count, bytes)."""
-    blocks = tuple(
-        Blocks((f"k{i}",), count, size) for i, (count, size) in enumerate(sorted(sizes, key=lambda s: -s[1]))
-    )
-    return Demand(
-        name=name,
-        format="F16",
-        loss=0.0,
-        blocks=blocks,
-        rest_bytes=rest,
-        bytes=rest + sum(part.bytes * part.count for part in blocks),
-        folded_bytes=0,
-        seconds=seconds,
-        scratch_bytes=0,
-        activation_bytes=0,
-        streams=streams,
-    )
-
-
-def kept_sizes(demand: Demand, counts: tuple[int, ...]) -> set[int]:
-    """Every size that some of a placement's blocks with the weights outside of blocks can have, and nothing."""
-    sums = {
-        sum(n * part.bytes for n, part in zip(some, demand.blocks, strict=True))
-        for some in itertools.product(*(range(count + 1) for count in counts))
-    }
-    if not demand.streams:
-        return {0, demand.bytes}
-    return {0} | {total + demand.rest_bytes for total in sums}
-
-
-def brute_force(stages: list[Stage], machine: Machine, chances: Next, warm: dict[str, int]) -> float | None:
-    """The fewest expected seconds over every placement of every component."""
-    cost = Costs(stages, machine, chances, warm, frozenset(), {})
-    options: dict[str, list[tuple[int, dict[int, Way]]]] = {}
-    for name, runs in cost.runs.items():
-        demands = [cost.demands[s, name] for s in runs]
-        options[name] = [
-            (kept, dict(zip(runs, chosen, strict=True)))
-            for chosen in itertools.product(*(ways(demand) for demand in demands))
-            for kept in set.intersection(*(kept_sizes(d, way.counts) for d, way in zip(demands, chosen, strict=True)))
-        ]
-    best = None
-    for chosen in itertools.product(*options.values()):
-        placed = {
-            (s, n): Kept(way, kept) for n, (kept, by) in zip(options, chosen, strict=True) for s, way in by.items()
-        }
-        if all(need <= machine.budget for need in needs_of(stages, machine, placed)):
-            seconds = cost.found(placed).expected
-            best = seconds if best is None else min(best, seconds)
-    return best
-
-
-def needs_of(stages: list[Stage], machine: Machine, placed: dict[tuple[int, str], Kept]) -> list[int]:
-    """Device bytes in each stage."""
-    kept = {name: each.kept for (_, name), each in placed.items()}
-    needs = []
-    for s, stage in enumerate(stages):
-        running = {demand.name: placed[s, demand.name].way for demand in stage.demands}
-        need = stage.overhead + sum(way.resident for way in running.values())
-        need += machine.slots * max(way.slot for way in running.values())
-        needs.append(need + sum(size for name, size in kept.items() if name not in running))
-    return needs
-
+from tests.core.planning.placements import brute_force, component, needs_of
 
 sizes = st.lists(st.tuples(st.integers(1, 3), st.integers(20, 60)), min_size=1, max_size=2, unique_by=lambda s: s[1])
 one_size = st.lists(st.tuples(st.integers(1, 3), st.integers(20, 60)), min_size=1, max_size=1)
@@ -118,10 +49,11 @@ def compare(stages: list[Stage], machine: Machine, warm: dict[str, int], slack: 
     """Check a search with trying everything; what it keeps may be `slack` bytes less than the best."""
     chances = Next(0.6, 0.3, 0.1)
     search = Search(stages, machine, chances, warm, frozenset())
-    found, expected = search.run(), brute_force(stages, machine, chances, warm)
-    assert (found is None) == (expected is None)
-    if found is None or expected is None:
+    found, best = search.run(), brute_force(stages, machine, chances, warm)
+    assert (found is None) == (best is None)
+    if found is None or best is None:
         return
+    expected = best.expected
     assert found.expected >= expected - 1e-9
     late = slack / machine.again * (chances.text + chances.seed) + min(slack, sum(warm.values())) / machine.cold
     assert found.expected <= expected + 1e-9 + late
@@ -175,6 +107,46 @@ def test_nor_where_several_share_a_phase_or_one_has_several(
     ]
     machine = Machine(budget, link=40.0, cold=10.0, again=40.0, contention=0.1, slots=2, overlap=overlap)
     compare(stages, machine, {"t": min(warm, parts["t"].bytes)})
+
+
+rounds = st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 9)), min_size=1, max_size=3).map(tuple)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    encoder=one_size,
+    transformer=one_size,
+    rests=st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(10, 60)),
+    seconds=st.tuples(st.floats(0, 3), st.floats(0, 3), st.floats(0, 3)),
+    overheads=st.tuples(st.integers(0, 40), st.integers(0, 60), st.integers(0, 60)),
+    work=rounds,
+    next_work=st.one_of(st.just(()), rounds),
+    once=st.integers(0, 40),
+    budget=st.integers(80, 160),
+    warm=st.integers(0, 200),
+)
+def test_nor_where_passes_of_several_calls_compute_for_different_times(
+    encoder, transformer, rests, seconds, overheads, work, next_work, once, budget, warm
+):
+    """In lockstep: a pass computes several calls, the first ones fewer, and the next prompt is made alone."""
+    passes = sum(count for count, _ in work)
+    stages = [
+        Stage((component("encoder", encoder, rests[0], seconds[0]),), 1, overheads[0], True, False),
+        Stage(
+            (component("transformer", transformer, rests[1], seconds[1]),),
+            passes,
+            overheads[1],
+            False,
+            False,
+            once_bytes=once,
+            lockstep=2,
+            work=work,
+            next_work=next_work,
+        ),
+        Stage((component("vae", [], rests[2], seconds[2], streams=False),), 1, overheads[2], False, False),
+    ]
+    machine = Machine(budget, link=40.0, cold=10.0, again=40.0, contention=0.1, slots=2)
+    compare(stages, machine, {"transformer": min(warm, budget)})
 
 
 @settings(max_examples=100, deadline=None)

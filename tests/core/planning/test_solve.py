@@ -143,6 +143,37 @@ def test_folding_leaves_a_quarter_of_flux_off_the_device():
     assert folded.folded_bytes / whole.bytes == pytest.approx(0.27, abs=0.01)
 
 
+class TestOneAllocation:
+    """A device that allows allocations of some size only (Vulkan's drivers often 4 GiB)."""
+
+    @staticmethod
+    def card(limit: int | None) -> cards.HardwareProfile:
+        return msgspec.structs.replace(cards.load("rtx-3060"), largest_allocation_bytes=limit)
+
+    def test_a_vae_is_tiled_whose_tensors_are_too_large_whole(self):
+        job = job_of(models.load("sdxl"))
+        free, large, small = (solve(job, self.card(limit))[0] for limit in (None, 4 << 30, 300 << 20))
+        assert free == large
+        assert phase_of(large, Phase.DECODE).tile is None
+        assert phase_of(small, Phase.DECODE).tile == 64
+        assert any("in one allocation, and the device allows 315 MB" in reason for reason in small.reasons)
+
+    def test_weights_take_formats_whose_slabs_are_allowed(self):
+        job = job_of(models.load("flux-dev"))
+        free, small = (solve(job, self.card(limit))[0] for limit in (None, 300 << 20))
+        largest = max(placed.slot_bytes * phase.slots for phase in free.phases for placed in phase.placements)
+        assert largest > 300 << 20
+        for phase in small.phases:
+            assert all(placed.slot_bytes * phase.slots <= 300 << 20 for placed in phase.placements)
+        assert small.peak_bytes <= small.budget_bytes
+
+    def test_what_no_format_and_no_tile_makes_small_enough_is_said(self):
+        with pytest.raises(UserError, match=r"needs one allocation of 134 MB, and .* allows 105 MB"):
+            solve(job_of(models.load("sdxl")), self.card(100 << 20))
+        plan, _ = solve(job_of(models.load("sdxl"), width=512, height=512), self.card(200 << 20))
+        assert phase_of(plan, Phase.DECODE).tile is None
+
+
 def test_streaming_time_falls_as_memory_grows():
     job, hardware = job_of(models.load("flux-schnell")), cards.load("rtx-3060")
     options = Options(formats={"transformer": "BF16", "text_encoder_2": "BF16"})
