@@ -18,7 +18,19 @@ from PySide6.QtCore import QObject, Qt, QThread, Signal
 
 from app.shelf import PAGE, Page
 from core import folders
-from core.messages import AS_PLANNED, EngineStopped, Event, Finished, How, Preview, Progress, Request, Result, UserError
+from core.messages import (
+    AS_PLANNED,
+    EngineStopped,
+    Event,
+    Finished,
+    How,
+    Preview,
+    Progress,
+    Request,
+    ResidencyError,
+    Result,
+    UserError,
+)
 
 if TYPE_CHECKING:
     from core.library.index import Library
@@ -156,8 +168,25 @@ class _Desk:
 
     def submit(self, request: Request) -> None:
         if not request.draft and not request.out:
-            request = msgspec.structs.replace(request, out=str(self.library.new_file(request)))
+            request = self._with_file(request)
         self.client.submit(request)
+
+    def _with_file(self, request: Request) -> Request:
+        """The request with a name for its file; whether it is a clip is for the model to say."""
+        from core.library import metadata
+        from core.models import catalogue
+        from core.models.check import resolve
+
+        frames = 1
+        try:
+            info = catalogue.find(request.model)
+            if info.clip is None:  # the settings of a clip were taken over, but not its model
+                request = msgspec.structs.replace(request, frames=None)
+            frames = resolve(request, info).frames or 1
+        except (ResidencyError, OSError):
+            pass  # the engine will say what is wrong with it
+        file = self.library.new_file(request, metadata.suffix_of(frames))
+        return msgspec.structs.replace(request, out=str(file))
 
     def page(self, query: str, offset: int) -> Page:
         return Page(query, offset, self.library.search(query, PAGE, offset))

@@ -55,6 +55,7 @@ class ModelChoice(QObject):
     def choose(self, name: str) -> None:
         """The person chose a model, which ends the search for a picture's."""
         if name != self._settings.model:
+            self._settings.frames = None  # another family counts its frames differently
             self._use(name)
             self.chosen.emit()
         if self._looking_for:

@@ -8,6 +8,7 @@ from pathlib import Path
 from PySide6.QtCore import QUrl
 from PySide6.QtGui import QDesktopServices, QGuiApplication, QImage
 
+from app.still import still
 from core.messages import Request, Result, UserError
 
 
@@ -23,9 +24,10 @@ def read_picture(path: Path) -> tuple[Result | None, Request]:
     request = metadata.read_request(path)
     if request is None:
         if not path.is_file():
-            raise UserError(f"{path.name} is not a file; drop a PNG picture that was made by a diffusion program.")
+            raise UserError(f"{path.name} is not a file; drop a PNG or MP4 that was made by a diffusion program.")
         raise UserError(
-            f"{path.name} carries no settings; drop a PNG that was made by a diffusion program and not changed since."
+            f"{path.name} carries no settings; "
+            "drop a PNG or MP4 that was made by a diffusion program and not changed since."
         )
     return result, request
 
@@ -53,7 +55,7 @@ def show_in_folder(path: Path) -> None:
 def copy_picture(path: Path) -> None:
     """Put a picture on the clipboard. Raises UserError when it cannot be read."""
     _require(path)
-    image = QImage(str(path))
+    image = still(str(path))
     if image.isNull():
         raise UserError(f"{path.name} cannot be read; the file is damaged.")
     copy_image(image)

@@ -51,6 +51,7 @@ class Wish:
     runs: int = 0
     told: bytes = b""
     budget_bytes: int | None = None
+    negative: bool = False
 
     @property
     def here(self) -> bool:
@@ -156,6 +157,7 @@ def _planned(wish: Wish) -> Forecast:
         height=wish.height,
         steps=wish.steps,
         guidance=wish.guidance,
+        negative=wish.negative,
         warm=warm,
         in_memory=frozenset(wish.loaded & model.components.keys()),
         pace=_pace(wish, model, hardware) if wish.here else None,

@@ -133,6 +133,7 @@ def _wish(request: Request, defaults: Defaults) -> Wish:
         request.steps or defaults.steps,
         request.guidance if request.guidance is not None else defaults.guidance,
         request.how,
+        negative=bool(request.negative_prompt),
     )
 
 

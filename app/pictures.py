@@ -13,6 +13,8 @@ from app.panels.canvas import to_image
 from app.shown import Kind, Picture
 from core.messages import ResidencyError, Result
 
+_FILES = "Pictures and clips (*.png *.mp4)"
+
 
 class PictureActions(QObject):
     """Menus and actions. What goes wrong is told in one sentence."""
@@ -35,7 +37,7 @@ class PictureActions(QObject):
 
     def ask_for_one(self) -> None:
         """Let the person choose a picture file, and read it."""
-        file, _ = QFileDialog.getOpenFileName(self._window, "Open a picture's settings", "", "Pictures (*.png)")
+        file, _ = QFileDialog.getOpenFileName(self._window, "Open a picture's settings", "", _FILES)
         if file:
             self.read(Path(file))
 

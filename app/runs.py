@@ -136,6 +136,8 @@ class Runs:
     # -- one event each ----------------------------------------------------------------------------------------------
 
     def _start(self, event: Started) -> None:
+        if self.current is not None and event.request.id != self.current.request.id:
+            return  # made beside it, as its plan says
         self._started = event.request
         if event.request.draft:
             return

@@ -26,6 +26,7 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
     guidance: float | None = None
     width: int | None = None
     height: int | None = None
+    frames: int | None = None
     live: bool = True
     how: How = How()
 
@@ -40,6 +41,7 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
             guidance=self.guidance,
             width=self.width,
             height=self.height,
+            frames=None if draft else self.frames,  # while typing, a clip is shown by one frame
             draft=draft,
             how=self.how,
         )
@@ -52,7 +54,7 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.seed_locked = True
         self.steps = request.steps
         self.guidance = request.guidance
-        self.width, self.height = request.width, request.height
+        self.width, self.height, self.frames = request.width, request.height, request.frames
         self.how = request.how
 
     def prefer(self, preference: float) -> None:

@@ -212,7 +212,7 @@ class StudioState:
         self.stage = Stage.RESTARTING if event.will_restart else Stage.STOPPED
         if event.expected:
             return {Topic.ENGINE, Topic.COMPONENTS}
-        if (job := self.queue.running) is not None:
+        while (job := self.queue.running) is not None:
             self.queue.set_state(job.request.id, State.WAITING)
         if not event.will_restart:
             reason = _without_full_stop(event.reason)
@@ -229,18 +229,19 @@ class StudioState:
         if event.request.draft:
             return {Topic.ENGINE}
         self.queue.set_state(event.id, State.RUNNING)
-        self.work = Work(event.id)
+        if self._leads(event.id):
+            self.work = Work(event.id)
         return {Topic.ENGINE, Topic.QUEUE, Topic.PROGRESS}
 
     def _progress(self, event: Progress) -> set[Topic]:
-        if self.queue.find(event.id) is None and not self._is_slow_draft(event.id):
+        if not self._leads(event.id) and not self._is_slow_draft(event.id):
             return set()
         self.work = Work(event.id, event.phase, event.step, event.steps, event.seconds_left, event.note)
         return {Topic.PROGRESS}
 
     def _preview(self, event: Preview) -> set[Topic]:
         if self.queue.find(event.id) is not None:
-            wanted = self.watching
+            wanted = self.watching and self._leads(event.id)
         else:
             wanted = self._is_slow_draft(event.id) and not self.watching
         if not wanted:
@@ -307,6 +308,11 @@ class StudioState:
             return set()
         self.picture = _full(self.history[0]) if self.history else None
         return {Topic.CANVAS}
+
+    def _leads(self, request_id: str) -> bool:
+        """Whether it is the first of the pictures that are made beside each other: the one that is watched."""
+        first = self.queue.running or self.queue.find(request_id)
+        return first is not None and first.request.id == request_id
 
     def _is_slow_draft(self, request_id: str) -> bool:
         """Whether it is the newest draft and long enough in the making for its steps to be shown."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import sqlite3
 import sys
@@ -15,6 +16,7 @@ from core.commands.arguments import (
     Device,
     add_device,
     add_how,
+    add_loras,
     add_planning,
     how_of,
     number,
@@ -46,15 +48,17 @@ def build_parser() -> argparse.ArgumentParser:
     studio.add_argument("--measure-start", action="store_true", help="print seconds to the first frame and quit")
     studio.set_defaults(run=_studio)
 
-    generate = commands.add_parser("generate", help="make one picture")
+    generate = commands.add_parser("generate", help="make one picture or clip")
     generate.add_argument("prompt", metavar="PROMPT")
-    generate.add_argument("--model", default="starter", metavar="NAME|PATH", help="a known model or a model folder")
+    generate.add_argument("--model", default="starter", metavar="NAME|PATH", help="a known model, or a folder or file")
     generate.add_argument("--negative", default="", metavar="TEXT", help="what the picture should not show")
     generate.add_argument("--seed", type=whole_number, help="the same seed makes the same picture (default: random)")
     generate.add_argument("--steps", type=whole_number, help="sampling steps (default: the model's)")
     generate.add_argument("--guidance", type=number, help="how closely to follow the prompt (default: the model's)")
     generate.add_argument("--size", type=pixels, metavar="WxH", help="pixels (default: the model's)")
-    generate.add_argument("--out", metavar="FILE", help="the PNG to write (default: in the pictures folder)")
+    generate.add_argument("--frames", type=whole_number, help="frames of a clip, 1 for a still (default: the model's)")
+    generate.add_argument("--out", metavar="FILE", help="the PNG or MP4 to write (default: in the pictures folder)")
+    add_loras(generate)
     add_device(generate)
     add_how(generate)
     generate.add_argument("--show", action="store_true", help="show the picture in the terminal")
@@ -100,8 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     listing = actions.add_parser("list", help="the known models")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
     listing.set_defaults(run=_models_list)
-    adding = actions.add_parser("add", help="remember a model folder by its name")
-    adding.add_argument("folder", metavar="FOLDER")
+    adding = actions.add_parser("add", help="remember a model by its name")
+    adding.add_argument("folder", metavar="FOLDER|FILE")
     adding.set_defaults(run=_models_add)
     removing = actions.add_parser("remove", help="forget a model; its files stay")
     removing.add_argument("name", metavar="NAME")
@@ -154,9 +158,11 @@ def _generate(options: argparse.Namespace) -> int:
         guidance=options.guidance,
         width=width,
         height=height,
+        frames=options.frames,
         out=options.out,
         device=Device(options.accelerator, options.gpu, options.vram, options.link),
         how=how_of(options),
+        loras=tuple(options.lora),
         show=options.show,
         as_json=options.json,
     )
@@ -206,19 +212,28 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from core.commands.convert import Conversion, convert
+    # as in core.engine.libraries, and before torch is imported: a model may be run to measure what errors cost
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from core.commands.convert import convert
+    from core.conversion.run import Conversion
 
     asked = Conversion(
         sources=tuple(folders.user_path(source) for source in options.sources),
         out=folders.user_path(options.out),
+        component=options.component,
         format=options.format or "",
         rmse=options.rmse,
         target_bytes=options.target_size,
         fit=options.fit or "",
         keep=tuple(options.keep),
-        report=folders.user_path(options.report) if options.report else None,
     )
-    return convert(asked, as_json=options.json)
+    return convert(
+        asked,
+        folders.user_path(options.report) if options.report else None,
+        sensitivity=options.sensitivity,
+        keep_measured=folders.user_path(options.measured) if options.measured else None,
+        as_json=options.json,
+    )
 
 
 def _models_list(options: argparse.Namespace) -> int:

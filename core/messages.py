@@ -56,7 +56,8 @@ class How(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `formats` and `residency` are by component: a format's name, and `resident`, `streamed` or how many blocks are to be
     resident. `tile` is auto, off or a tile's edge in pixels. `offload` is one of OFFLOAD, or empty. Without `cache` the
     text's encoding is neither read from disk nor kept there. `estimate` is one of ESTIMATES: the bytes of activations
-    come from a fitted formula, or from a dry run at exactly this size.
+    come from a fitted formula, or from a dry run at exactly this size. Without `lockstep` each call of the denoiser
+    streams its blocks for itself.
     """
 
     prefer: float = 0.5  # 0: the fastest plan, 1: the best weights
@@ -69,16 +70,29 @@ class How(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     headroom_bytes: int | None = None
     cache: bool = True
     estimate: str = "formula"
+    lockstep: bool = True
 
 
 AS_PLANNED = How()
+
+
+class Adapter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A LoRA beside a model's weights: its file, and how strongly it counts (1: as it was trained).
+
+    `sha256` is that of the file's content: filled in by the engine, and in a result what its picture was made with.
+    """
+
+    file: str
+    weight: float = 1.0
+    sha256: str = ""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a person asked for. `None` means: the model's own default.
 
     `draft` marks a quick picture made while the person types: few steps, not kept in the library, and superseded by
-    the next draft. `out` is the file to write; empty for a draft, whose pixels come back in `Finished`.
+    the next draft. `out` is the file to write; empty for a draft, whose pixels come back in `Finished`. `frames` are
+    those of a clip, 1 is a still.
     """
 
     id: str = msgspec.field(default_factory=new_id)
@@ -90,18 +104,24 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     guidance: float | None = None
     width: int | None = None
     height: int | None = None
+    frames: int | None = None
     draft: bool = False
     out: str = ""
     how: How = AS_PLANNED
+    loras: tuple[Adapter, ...] = ()
 
 
 # -- commands: client to worker -------------------------------------------------------------------------------------
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
-    """Queue a request. The worker knows all waiting requests, so that it may order their phases."""
+    """Queue a request. The worker knows all waiting requests, so that it may order their phases.
+
+    `alone` keeps it apart from others: an engine died over it, and they shall not be taken along.
+    """
 
     request: Request
+    alone: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -221,10 +241,12 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished picture and everything needed to make it again. Written into the file itself as JSON.
+    """A finished picture or clip and everything needed to make it again. Written into the file itself as JSON.
 
-    `pixels_sha256` is the SHA-256 of the RGB bytes, row by row. `seconds` has one entry per phase, `load` for all
-    reading of weights, and `total`, from taking the request up to the decoded picture. `scheduler` is diffusers' class.
+    `pixels_sha256` is the SHA-256 of the RGB bytes, row by row, frame after frame, before a clip is compressed. `fps`
+    is how many frames a clip shows in a second, None where the model makes stills. `seconds` has one entry per phase,
+    `load` for all reading of weights, and `total`, from taking the request up to the decoded picture. `scheduler` is
+    diffusers' class.
     """
 
     id: str
@@ -232,6 +254,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     pixels_sha256: str
     width: int
     height: int
+    frames: int = 1
+    fps: float | None = None
     model: str
     family: str
     fingerprint: str
@@ -255,6 +279,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     created: str = ""
     how: How = AS_PLANNED
+    loras: tuple[Adapter, ...] = ()
 
     def request(self) -> Request:
         """The request that would make it again."""
@@ -267,12 +292,17 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
             guidance=self.guidance,
             width=self.width,
             height=self.height,
+            frames=self.frames if self.fps is not None else None,
             how=self.how,
+            loras=self.loras,
         )
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
-    """A request is done. `pixels` (RGB, 8 bit, row by row) is filled for drafts only; else `result.file` is there."""
+    """A request is done. `pixels` is filled for drafts only; else `result.file` is there.
+
+    They are RGB, 8 bit, row by row; of a clip, the first frame's.
+    """
 
     id: str
     result: Result

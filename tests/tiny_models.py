@@ -6,22 +6,35 @@ Their pictures are noise, but every file, class and code path is that of the rea
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLLTXVideo,
     AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    DiffusionPipeline,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
@@ -31,18 +44,25 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
-FAMILIES = ("flux", "sdxl", "sd3", "z_image", "qwen_image")
+PICTURES = ("flux", "sdxl", "sd3", "z_image", "qwen_image", "flux2", "flux2_klein")
+CLIPS = ("wan", "wan22", "ltx")
+FAMILIES = (*PICTURES, *CLIPS)
 _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -52,9 +72,20 @@ _CHAT = (
 def make(family: str, folder: Path) -> Path:
     """Build the tiny model of a family in `folder` (which is created) and return it."""
     torch.manual_seed(0)
-    pipeline = {"flux": _flux, "sdxl": _sdxl, "sd3": _sd3, "z_image": _z_image, "qwen_image": _qwen_image}[family](
-        folder
-    )
+    makers: dict[str, Callable[[Path], DiffusionPipeline]] = {
+        "flux": _flux,
+        "sdxl": _sdxl,
+        "sd3": _sd3,
+        "z_image": _z_image,
+        "qwen_image": _qwen_image,
+        "flux2": _flux2,
+        "flux2_klein": _flux2_klein,
+        "wan": _wan,
+        "wan22": _wan22,
+        "wan22_5b": _wan22_5b,
+        "ltx": _ltx,
+    }
+    pipeline = makers[family](folder)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval()
@@ -281,5 +312,215 @@ def _qwen_image(folder: Path) -> QwenImagePipeline:
             num_attention_heads=2,
             joint_attention_dim=32,
             axes_dims_rope=(4, 6, 6),
+        ),
+    )
+
+
+def _flux2_vae() -> AutoencoderKLFlux2:
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=8,
+        sample_size=64,
+    )
+    # what it was trained on; a picture would not show whether these two are read
+    vae.bn.running_mean.normal_(std=0.1)
+    vae.bn.running_var.uniform_(0.5, 1.5)
+    return vae
+
+
+def _flux2_transformer(text_width: int, *, guidance: bool) -> Flux2Transformer2DModel:
+    return Flux2Transformer2DModel(
+        in_channels=32,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=text_width,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance,
+    )
+
+
+def _flux2(folder: Path) -> Flux2Pipeline:
+    vocabulary = _byte_vocabulary()
+    special = ["<pad>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+    vocabulary |= {token: len(vocabulary) + i for i, token in enumerate(special)}
+    inner = Tokenizer(models.BPE(vocabulary, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(special)
+    # the real one is a PixtralProcessor around a tokenizer, which nobody can make without torchvision
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=4096,
+        chat_template=(
+            "<s>{% for message in messages %}[INST]{% for part in message['content'] %}{{ part['text'] }}{% endfor %}"
+            "[/INST]{% endfor %}"
+        ),
+    )
+    text = {
+        "model_type": "mistral",
+        "vocab_size": len(vocabulary),
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 31,  # the pipeline takes the states behind the layers 10, 20 and 30
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    return Flux2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=_flux2_vae(),
+        text_encoder=Mistral3ForConditionalGeneration(
+            Mistral3Config(text_config=text, vision_config=vision, image_token_index=vocabulary["[IMG]"])
+        ),
+        tokenizer=tokenizer,
+        transformer=_flux2_transformer(3 * 16, guidance=True),
+    )
+
+
+def _flux2_klein(folder: Path) -> Flux2KleinPipeline:
+    tokenizer = _qwen_tokenizer()
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=_flux2_vae(),
+        text_encoder=Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=len(tokenizer),
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=28,  # the pipeline takes the states behind the layers 9, 18 and 27
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=8,
+            )
+        ),
+        tokenizer=tokenizer,
+        transformer=_flux2_transformer(3 * 16, guidance=False),
+        is_distilled=True,
+    )
+
+
+def _umt5() -> UMT5EncoderModel:
+    return UMT5EncoderModel(UMT5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4))
+
+
+def _wan_transformer() -> WanTransformer3DModel:
+    return WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=3,
+        rope_max_seq_len=64,
+    )
+
+
+def _wan_vae() -> AutoencoderKLWan:
+    return AutoencoderKLWan(
+        base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+
+
+def _wan_scheduler() -> UniPCMultistepScheduler:
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+
+
+def _wan(folder: Path) -> WanPipeline:
+    """As Wan 2.1: one transformer."""
+    return WanPipeline(
+        tokenizer=_t5_tokenizer(),
+        text_encoder=_umt5(),
+        vae=_wan_vae(),
+        scheduler=_wan_scheduler(),
+        transformer=_wan_transformer(),
+    )
+
+
+def _wan22(folder: Path) -> WanPipeline:
+    """As Wan 2.2 A14B: an expert for much noise and one for little."""
+    return WanPipeline(
+        tokenizer=_t5_tokenizer(),
+        text_encoder=_umt5(),
+        vae=_wan_vae(),
+        scheduler=_wan_scheduler(),
+        transformer=_wan_transformer(),
+        transformer_2=_wan_transformer(),
+        boundary_ratio=0.875,
+    )
+
+
+def _wan22_5b(folder: Path) -> WanPipeline:
+    """As Wan 2.2 TI2V 5B, whose VAE makes patches before it compresses."""
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        decoder_base_dim=8,
+        z_dim=16,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+    )
+    return WanPipeline(
+        tokenizer=_t5_tokenizer(),
+        text_encoder=_umt5(),
+        vae=vae,
+        scheduler=_wan_scheduler(),
+        transformer=_wan_transformer(),
+        expand_timesteps=True,
+    )
+
+
+def _ltx(folder: Path) -> LTXPipeline:
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=16,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+    )
+    vae.latents_mean.normal_(std=0.1)
+    vae.latents_std.uniform_(0.5, 1.5)
+    return LTXPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1
+        ),
+        vae=vae,
+        text_encoder=_t5(),
+        tokenizer=_t5_tokenizer(),
+        transformer=LTXVideoTransformer3DModel(
+            in_channels=16,
+            out_channels=16,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            cross_attention_dim=32,
+            num_layers=3,
+            caption_channels=32,
         ),
     )

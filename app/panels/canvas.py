@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QSizePolicy, QVB
 from app import formatting
 from app.shown import Kind, Picture, Stage, Work
 from app.state import StudioState
+from app.still import still
 from app.theme.theme import theme
 from app.widgets.controls import ElidedLabel, label
 from app.widgets.flow import FlowLayout
@@ -30,7 +31,7 @@ def to_image(picture: Picture) -> QImage:
             return QImage()
         view = QImage(picture.pixels, picture.width, picture.height, picture.width * 3, QImage.Format.Format_RGB888)
         return view.convertToFormat(QImage.Format.Format_RGB32)
-    return QImage(picture.file) if picture.file else QImage()
+    return still(picture.file) if picture.file else QImage()
 
 
 class PictureView(QWidget):
@@ -245,7 +246,8 @@ class CanvasPanel(QFrame):
         if picture is None or result is None:
             self._say("", "", "")
             return
-        facts = f"seed {result.seed} · {result.steps} steps · {result.width} × {result.height}"
+        clip = f" · {result.frames} frames" if result.frames > 1 else ""
+        facts = f"seed {result.seed} · {result.steps} steps · {result.width} × {result.height}{clip}"
         took = result.seconds.get("total")
         badge = "Draft" if picture.kind is Kind.DRAFT else ""
         self._say(badge, facts, formatting.seconds(took) if took else "")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from PySide6.QtCore import QObject, QSize, Qt, QThreadPool, Signal
-from PySide6.QtGui import QImage, QImageReader, QPixmap
+from PySide6.QtCore import QObject, QThreadPool, Signal
+from PySide6.QtGui import QImage, QPixmap
+
+from app.still import small
 
 _KEPT = 400
 # Whoever scrolls past thousands wants those where the scrolling ended: of what waits, the oldest is dropped.
@@ -53,14 +55,7 @@ class Thumbnails(QObject):
             file = self._waiting.popleft()
         except IndexError:
             return  # dropped meanwhile
-        reader = QImageReader(file)
-        size = reader.size()
-        if size.isValid():
-            # the reader shrinks while it decodes where the format can
-            reader.setScaledSize(
-                size.scaled(QSize(self._side, self._side), Qt.AspectRatioMode.KeepAspectRatioByExpanding)
-            )
-        self.loaded.emit(file, reader.read())
+        self.loaded.emit(file, small(file, self._side))
 
     def _keep(self, file: str, image: QImage) -> None:
         self._asked.discard(file)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from core import sizes
-from core.messages import ESTIMATES, OFFLOAD, How
+from core.messages import ESTIMATES, OFFLOAD, Adapter, How
 
 
 def byte_size(text: str) -> int:
@@ -78,6 +79,21 @@ def component_format(text: str) -> tuple[str, str]:
     return name, value.upper()
 
 
+def adapter(text: str) -> Adapter:
+    """FILE or FILE:WEIGHT, as argparse wants it. A drive's letter is part of the file."""
+    file, colon, tail = text.rpartition(":")
+    if not colon or not file or len(file) == 1 or not re.fullmatch(r"[+-]?[\w.+-]*", tail) or Path(text).is_file():
+        file, tail = text, "1"
+    try:
+        weight = float(tail)
+    except ValueError:
+        known = "give FILE or FILE:WEIGHT, such as a.safetensors:0.8"
+        raise argparse.ArgumentTypeError(f"{tail!r} is no weight; {known}") from None
+    if not math.isfinite(weight):
+        raise argparse.ArgumentTypeError(f"{tail} is not a finite weight")
+    return Adapter(file, weight)
+
+
 class Device(NamedTuple):
     """Which accelerator to compute on; card, memory and link are for an emulated one."""
 
@@ -93,6 +109,18 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", metavar="PROFILE", help="the card to emulate: a name or a profile's file")
     parser.add_argument("--vram", type=byte_size, metavar="SIZE", help="memory of the emulated card, e.g. 12GB")
     parser.add_argument("--link", type=byte_rate, metavar="RATE", help="link of the emulated card, e.g. 2GB/s")
+
+
+def add_loras(parser: argparse.ArgumentParser) -> None:
+    """The LoRAs that run beside the weights."""
+    parser.add_argument(
+        "--lora",
+        type=adapter,
+        action="append",
+        default=[],
+        metavar="FILE[:WEIGHT]",
+        help="a LoRA beside the weights, and how strongly it counts (default 1); may be given several times",
+    )
 
 
 def add_how(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +146,9 @@ def add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=whole_number, help="buffers for streamed blocks")
     parser.add_argument("--tile", default="auto", metavar="auto|off|SIZE", help="tiles of the VAE, in pixels")
     parser.add_argument("--no-fold", action="store_true", help="keep modulation weights on the device")
+    parser.add_argument(
+        "--no-lockstep", action="store_true", help="let each pass of the denoiser stream its blocks for itself"
+    )
     parser.add_argument("--no-cache", action="store_true", help="neither read nor keep the text's encoding on disk")
     parser.add_argument(
         "--estimate",
@@ -140,6 +171,7 @@ def how_of(options: argparse.Namespace) -> How:
         headroom_bytes=options.headroom,
         cache=not options.no_cache,
         estimate=options.estimate,
+        lockstep=not options.no_lockstep,
     )
 
 
@@ -157,7 +189,12 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=whole_number, help="frames of a clip")
     parser.add_argument("--steps", type=whole_number, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=number, help="how closely to follow the prompt (default: the model's)")
+    parser.add_argument("--negative", default="", metavar="TEXT", help="without one some families do not guide")
     parser.add_argument("--batch", type=whole_number, default=1, help="pictures at once")
+    parser.add_argument(
+        "--queued", type=whole_number, default=1, metavar="N", help="so many prompts like this one are asked for"
+    )
+    add_loras(parser)
     add_how(parser)
     parser.add_argument("--encoded", action="store_true", help="the text's encoding is cached")
     parser.add_argument("--chart", metavar="FILE.svg", help="write the residency chart")

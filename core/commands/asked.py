@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,19 +17,23 @@ from core.hardware import profile as cards
 from core.hardware.machine import detect
 from core.hardware.match import processor
 from core.hardware.profile import HardwareProfile
-from core.messages import UserError
+from core.messages import Adapter, Phase, UserError
 from core.models import catalogue
 from core.models import profile as models
+from core.models.adapters import find, read_adapter
 from core.models.local import profile_of
 from core.models.profile import ModelProfile
 from core.planning import chances
+from core.planning.adapters import spread
+from core.planning.demand import compute_format
 from core.planning.how import options_of
-from core.planning.job import Job, job_of
+from core.planning.job import Beside, Companion, Job, job_of
 from core.planning.options import Options
 
 # Whose cards torch drives by a kind of accelerator.
 _VENDORS = {"cuda": ("nvidia", "amd"), "xpu": ("intel",), "mps": ("apple",)}
 _REFERENCE = "rx-7800-xt"  # the card that is emulated where nobody names another
+_MOST_QUEUED = 1000
 _KINDS = ("auto", "cpu", *_VENDORS, "emulated")
 
 
@@ -54,14 +58,45 @@ def read(given: argparse.Namespace) -> Asked:
         frames=given.frames,
         steps=given.steps,
         guidance=given.guidance,
+        negative=bool(given.negative),
         batch=given.batch,
         encoded=given.encoded and how.cache,
         following=chances.of_this_user(),
     )
+    job = msgspec.structs.replace(job, companions=_queued(job, given.queued))
+    job = msgspec.structs.replace(job, adapters=_adapters(model, given.lora, hardware))
     options = options_of(how, model, hardware)
     if how.estimate == "dryrun":
         job = _run_dry(given.model, job, hardware, options)
     return Asked(job, hardware, options)
+
+
+def _adapters(model: ModelProfile, loras: Sequence[Adapter], hardware: HardwareProfile) -> dict[str, Beside]:
+    """LoRAs beside what denoises, as far as their headers tell; the engine finds out which layers they are beside."""
+    if not loras:
+        return {}
+    infos = [read_adapter(find(lora)) for lora in loras]
+    name = next(need.components[0] for need in model.phases if need.phase is Phase.DENOISE)
+    numbers = sum(tensor.elements for info in infos for tensor in info.header.tensors.values())
+    wide = 4 if compute_format(hardware) == "F32" else 2
+    return {name: spread(model.components[name], numbers, sum(info.rank for info in infos), wide)}
+
+
+def _queued(job: Job, count: int) -> tuple[Companion, ...]:
+    """The prompts that wait behind a job, all like it."""
+    if not 1 <= count <= _MOST_QUEUED:
+        raise UserError(f"{count} queued prompts are not possible; give 1 to {_MOST_QUEUED}.")
+    alike = Companion(
+        width=job.width,
+        height=job.height,
+        frames=job.frames,
+        steps=job.steps,
+        guidance=job.guidance,
+        negative=job.negative,
+        batch=job.batch,
+        encoded=job.encoded,
+    )
+    return (alike,) * (count - 1)
 
 
 def find_model(name: str) -> ModelProfile:
@@ -160,7 +195,7 @@ def _run_dry(name: str, job: Job, hardware: HardwareProfile, options: Options) -
 
 def _is_here(name: str) -> bool:
     """Whether it names a model on this machine, or should."""
-    return name in catalogue.installed() or os.sep in name or "/" in name or folders.user_path(name).is_dir()
+    return name in catalogue.installed() or catalogue.is_path(name)
 
 
 def _prepare_engine(why: str) -> None:

@@ -1,4 +1,4 @@
-"""`residency generate`: one picture, with progress on stderr and the result on stdout."""
+"""`residency generate`: one picture or clip, with progress on stderr and the result on stdout."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from core.commands.arguments import Device
 from core.library import metadata
 from core.library.index import Library, new_file
 from core.messages import (
+    Adapter,
     Cancelled,
     EngineStopped,
     ErrorKind,
@@ -60,13 +61,15 @@ def generate(
     guidance: float | None,
     width: int | None,
     height: int | None,
+    frames: int | None,
     out: str | None,
     device: Device,
     how: How,
+    loras: tuple[Adapter, ...],
     show: bool,
     as_json: bool,
 ) -> int:
-    """Make one picture. Raises ResidencyError as the engine reports it."""
+    """Make one picture or clip. Raises ResidencyError as the engine reports it."""
     request = Request(
         prompt=prompt,
         negative_prompt=negative_prompt,
@@ -76,13 +79,18 @@ def generate(
         guidance=guidance,
         width=width,
         height=height,
+        frames=frames,
         how=how,
+        loras=loras,
     )
     if importlib.util.find_spec("torch") is None:
         raise UserError("The engine is not installed; install it with `pip install residency-studio[engine]`.")
-    path = folders.user_path(out) if out is not None else new_file(folders.pictures(), request)
-    metadata.check_writable(path)
-    _check_early(request)
+    made = _check_early(request).frames or 1
+    if out is not None:
+        path = folders.user_path(out)
+    else:
+        path = new_file(folders.pictures(), request, metadata.suffix_of(made))
+    metadata.check_writable(path, made)
     result = _run(msgspec.structs.replace(request, out=str(path)), device, ProgressBar(sys.stderr))
     if out is None:
         _file(result)
@@ -93,7 +101,9 @@ def generate(
     if as_json:
         print(msgspec.json.encode(result).decode())
     else:
-        print(f"{result.file}  seed {result.seed}, {result.width}x{result.height}, {result.seconds['total']:.1f} s")
+        clip = f", {result.frames} frames" if result.frames > 1 else ""
+        size = f"{result.width}x{result.height}{clip}"
+        print(f"{result.file}  seed {result.seed}, {size}, {result.seconds['total']:.1f} s")
     return 0
 
 
@@ -107,18 +117,22 @@ def _file(result: Result) -> None:
         print(f"The picture is saved, but could not be put into the library ({error}).", file=sys.stderr)
 
 
-def _check_early(request: Request) -> None:
-    """Refuse what can be refused before torch is imported, which takes seconds."""
+def _check_early(request: Request) -> Request:
+    """Refuse what can be refused before torch is imported, which takes seconds; returns the request filled in."""
     from core.models import catalogue
+    from core.models.adapters import find, read_adapter
     from core.models.check import resolve
     from core.models.local import profile_of
     from core.planning.how import options_of
     from core.planning.options import DEFAULT
 
     info = catalogue.find(request.model)
-    resolve(request, info)
+    for lora in request.loras:
+        read_adapter(find(lora))
+    resolved = resolve(request, info)
     if request.how != How() and (profile := profile_of(info)) is not None:
         options_of(request.how, profile, able=DEFAULT)  # of a model that is like none known, the engine finds out
+    return resolved
 
 
 def _run(request: Request, device: Device, bar: ProgressBar) -> Result:

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from core.messages import ModelFileError, UserError
-from core.models.checkpoint import Checkpoint, StoredTensor, open_checkpoint
-from core.models.folder import read_folder
-from core.models.gguf_header import LongArray, Value
+from core.models.checkpoint import Checkpoint, open_checkpoint
+from core.models.folder import INDEX, read_folder
+from core.models.gguf_header import LongArray, Value, read_gguf
+from core.models.info import ComponentInfo
+from core.models.single import BYTES, ERRORS, LAYOUTS, TEXT
+from core.models.stored import NAMES, Stored, stored_tensors
 
 _SHOWN = 60  # characters of a metadata value in the table
+_WORST = 5  # tensors whose errors are in the table
 
 
 def inspect(path: Path, *, as_json: bool) -> int:
@@ -29,10 +33,16 @@ def inspect(path: Path, *, as_json: bool) -> int:
         print(
             f"  {name:18} {component['tensors']:5} tensors {component['parameters'] / 1e6:10.2f} M parameters "
             f"{_size(component['bytes']):>9}  {types}"
+            + (f"  ({component['layout']} names)" if "layout" in component else "")
         )
     for key, value in report["metadata"].items():
         text = str(value).replace("\n", " ")
         print(f"  {key} = {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}")
+    if files := report.get("files"):
+        print(f"  with {len(files)} configs and tokenizers, so that nothing is needed beside it")
+    worst = sorted(report.get("errors", {}).items(), key=lambda item: -item[1])[:_WORST]
+    for name, error in worst:
+        print(f"  error {error:.2%} in {name}")
     for problem in report["problems"]:
         print(f"  problem: {problem}")
     return 0
@@ -61,19 +71,72 @@ def _file(path: Path) -> dict[str, Any]:
         checkpoint = open_checkpoint(path)
     except ModelFileError as error:
         return _damaged("component folder" if path.is_dir() else f"{path.suffix.removeprefix('.')} file", error)
-    members: dict[str, list[StoredTensor]] = {}
+    if TEXT + INDEX in checkpoint.metadata:
+        return _whole(path, checkpoint)
+    members: dict[str, list[Stored]] = {}
     for name, tensor in checkpoint.tensors.items():
         members.setdefault(checkpoint.recognised.components[name], []).append(tensor)
     return {
         "kind": checkpoint.kind,
         "family": checkpoint.recognised.family,
         "components": {name: _counted(tensors) for name, tensors in members.items()},
-        "metadata": {key: _plain(value) for key, value in checkpoint.metadata.items()},
+        "metadata": {key: _plain(value) for key, value in checkpoint.metadata.items() if key != ERRORS},
+        "errors": _errors(path, checkpoint),
         "problems": _problems(checkpoint),
     }
 
 
-def _counted(tensors: Iterable[StoredTensor]) -> dict[str, Any]:
+def _whole(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """A file for a whole model: its components under the model's own names, and what each tensor lost."""
+    known = checkpoint.metadata
+    components: dict[str, Any] = {}
+    problems = []
+    for key in known:
+        if key.startswith(NAMES):
+            name = key.removeprefix(NAMES)
+            try:
+                found = stored_tensors(ComponentInfo(name=name, library="", class_name="", files=(str(path),)))
+            except ModelFileError as error:
+                problems.append(str(error))
+                continue
+            components[name] = _counted(found.values())
+    for name, layout in _object(known.get(LAYOUTS)).items():
+        if name in components:
+            components[name]["layout"] = layout
+    hidden = (TEXT, BYTES, NAMES, LAYOUTS, ERRORS)
+    metadata = {key: _plain(value) for key, value in known.items() if not key.startswith(hidden)}
+    files = [key.removeprefix(BYTES).removeprefix(TEXT) for key in known if key.startswith((TEXT, BYTES))]
+    return {
+        "kind": "GGUF file of a whole model",
+        "family": str(known.get("residency.family", "")),
+        "components": components,
+        "metadata": metadata,
+        "files": files,
+        "errors": _errors(path, checkpoint),
+        "problems": problems,
+    }
+
+
+def _errors(path: Path, checkpoint: Checkpoint) -> dict[str, float]:
+    """relRMSE by tensor, as the conversion wrote it down; of those that lost something."""
+    values = checkpoint.metadata.get(ERRORS)
+    if isinstance(values, LongArray) and values.count == len(checkpoint.tensors):
+        values = read_gguf(path, values.count).metadata[ERRORS]
+    if not isinstance(values, list) or len(values) != len(checkpoint.tensors):
+        return {}
+    pairs = zip(checkpoint.tensors, values, strict=True)
+    return {name: value for name, value in pairs if isinstance(value, float) and value > 0}
+
+
+def _object(text: Value | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _counted(tensors: Iterable[Stored]) -> dict[str, Any]:
     types: dict[str, int] = {}
     count = parameters = 0
     for tensor in tensors:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 from PIL import Image
 
+from core.library import metadata, mp4
+
 _MAX_COLUMNS = 96
 
 
 def picture(path: Path) -> str:
-    """A picture file as lines of ANSI text that fit the terminal."""
+    """A picture file, or a clip's cover, as lines of ANSI text that fit the terminal."""
     columns = min(_MAX_COLUMNS, shutil.get_terminal_size().columns - 1)
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(mp4.read_cover(path)) if path.suffix == metadata.CLIP else path) as image:
         scale = min(1.0, columns / image.width)
         width, height = max(1, round(image.width * scale)), max(2, round(image.height * scale) // 2 * 2)
         small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)

@@ -60,7 +60,7 @@ class Client:
         self._drafts: dict[str, Request] = {}
         self._draft_deaths = 0  # engines that ended while they made the newest draft
         self._cancelling: set[str] = set()
-        self._running: str = ""
+        self._running: list[str] = []
         self._attempt = 0
         self._failed_starts = 0
         self._warm: WarmUp | None = None
@@ -160,7 +160,8 @@ class Client:
             return
         self._transport = transport
         for job in self._jobs.jobs(State.WAITING):
-            transport.send(Submit(job.request))
+            # what an engine died over is made alone: whatever it was, it takes no other request with it
+            transport.send(Submit(job.request, alone=job.deaths > 0))
         for request in self._drafts.values():
             transport.send(Submit(request))
         if self._warm is not None:
@@ -191,16 +192,17 @@ class Client:
                 self._start_engine()
 
     def _after_death(self, reason: str) -> None:
-        running, self._running = self._running, ""
+        running, self._running = self._running, []
         cancelled, self._cancelling = self._cancelling, set()
         for request_id in cancelled:
             self._events.put(Cancelled(request_id))
         if not running:
             self._warm = None  # what it was doing when it died; a request that needs the model will load it
-        elif running in self._drafts:
-            self._lose_draft(running, reason)
-        elif (job := self._jobs.get(running)) is not None:
-            self._recover(job, died=True, reason=reason)
+        for request_id in running:
+            if request_id in self._drafts:
+                self._lose_draft(request_id, reason)
+            elif (job := self._jobs.get(request_id)) is not None:
+                self._recover(job, died=True, reason=reason)
 
     def _lose_draft(self, request_id: str, reason: str) -> None:
         """A draft is made again by the next engine, as nothing newer was asked for; unless it seems to be the cause."""
@@ -241,7 +243,8 @@ class Client:
         match event:
             case Started(id=request_id):
                 self._failed_starts = 0
-                self._running = request_id
+                if request_id not in self._running:  # one may be begun again
+                    self._running.append(request_id)
                 self._jobs.set_state(request_id, State.RUNNING)
             case WarmedUp():
                 self._failed_starts = 0
@@ -255,8 +258,8 @@ class Client:
                 pass
 
     def _ended(self, request_id: str) -> None:
-        if self._running == request_id:
-            self._running = ""
+        if request_id in self._running:
+            self._running.remove(request_id)
         self._cancelling.discard(request_id)
         self._drafts.pop(request_id, None)
 

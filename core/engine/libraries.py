@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from core import folders
+
 
 def prepare() -> None:
     """Call once, before torch, diffusers or transformers is imported: all read these variables at import."""
@@ -17,6 +19,8 @@ def prepare() -> None:
     # Without it torch for ROCm has flash and memory-efficient attention on few cards; plain attention holds a matrix
     # of N x N (unslothai/unsloth pull request 8821; hardware profiles count on the kernels that it opens).
     os.environ.setdefault("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
+    # What Triton compiled lies with everything else that can be made again.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folders.cache() / "triton"))
     # Models are folders on this machine; nothing here may wait for a hub.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,17 @@ Values = dict[str, Any]  # name -> tensor, list of tensors, or None
 
 
 def key(
-    model: ModelInfo, request: Request, accelerator: Accelerator, conditions: int, formats: Mapping[str, str]
+    model: ModelInfo,
+    request: Request,
+    accelerator: Accelerator,
+    conditions: int,
+    formats: Mapping[str, str],
+    adapters: Sequence[tuple[str, float]] = (),
 ) -> str:
     """A name for the encoding of a request's texts: a hash of all that its numbers depend on.
 
     `conditions` is how many the guider will ask for: with one, some families leave the negative prompt unencoded.
-    `formats` are those that the text encoders are held in.
+    `formats` are those that the text encoders are held in, `adapters` (hash, weight) of what is beside them.
     """
     parts = (
         model.identity,
@@ -48,6 +53,7 @@ def key(
         torch.get_num_threads() if accelerator.device.type == "cpu" else 0,
         version("diffusers"),
         version("transformers"),
+        *adapters,
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

@@ -6,51 +6,43 @@ Schedules do not depend on the picture, so the network may answer with zeros mea
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from diffusers.modular_pipelines.modular_pipeline import PipelineState
 
+from core.generation.apart import Apart, for_one_run
 from core.generation.interrupt import Interrupted
 from core.generation.pipeline import Pipeline
 from core.messages import ResidencyError
 from core.residency.folding import FoldingError
 
-_CHANGED = ("scheduler", "guider")  # components that count steps
 
-
-def fold(pipeline: Pipeline, state: PipelineState, check: Callable[[], None]) -> None:
-    """Compute the modulation of what is attached, for every pass that the loop will make from this state on.
+def fold(pipeline: Pipeline, runs: Sequence[tuple[Apart, PipelineState]], check: Callable[[], None]) -> None:
+    """Compute the modulation of what is attached, for every pass that the loops will make from these states on.
 
     Raises:
-        FoldingError: the loop or its network does something that cannot be foreseen.
+        FoldingError: a loop or its network does something that cannot be foreseen.
     """
-    foldings = pipeline.foldings
-    if not foldings:
+    if not pipeline.foldings:
         return
+    parts = [_rehearse(pipeline, components, state) for components, state in runs]
+    for folding, vectors in zip(pipeline.foldings, zip(*parts, strict=True), strict=True):
+        folding.compute(vectors, check)
+
+
+def _rehearse(pipeline: Pipeline, components: Apart, state: PipelineState) -> list[list[torch.Tensor]]:
+    """What each folding network is given in each pass of one loop."""
     with contextlib.ExitStack() as stack:
-        seen = [stack.enter_context(folding.rehearsing()) for folding in foldings]
+        seen = [stack.enter_context(folding.rehearsing()) for folding in pipeline.foldings]
         try:
-            pipeline.loop(_Apart(pipeline.modular), _copied(state))
+            pipeline.loop(for_one_run(components), _copied(state))
         except (Interrupted, ResidencyError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # the loop is the library's, and runs on zeros
             raise FoldingError(f"its steps cannot be foreseen ({type(error).__name__}: {error})") from error
-    for folding, vectors in zip(foldings, seen, strict=True):
-        folding.compute(vectors, check)
-
-
-class _Apart:
-    """A pipeline's components, with copies of those that change."""
-
-    def __init__(self, modular: Any) -> None:
-        self._modular = modular
-        self._copies = {name: copy.deepcopy(getattr(modular, name, None)) for name in _CHANGED}
-
-    def __getattr__(self, name: str) -> Any:
-        return self._copies[name] if name in _CHANGED else getattr(self._modular, name)
+    return seen
 
 
 def _copied(state: PipelineState) -> PipelineState:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
 from core.residency.blocks import blocks
+
+_REQUEST: ContextVar[str] = ContextVar("request", default="")
 
 
 class Interrupted(Exception):
@@ -15,25 +19,42 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """A flag that any thread may raise, and that the blocks of watched networks check before they run."""
+    """What is to stop: any thread may say so, and the blocks of watched networks look before they run."""
 
     def __init__(self) -> None:
-        self._flag = threading.Event()
+        self._everything = False
+        self._stopped: set[str] = set()
 
-    def set(self) -> None:
-        """Stop the run at the next block."""
-        self._flag.set()
+    def set(self, request: str = "") -> None:
+        """Stop one request at its next block, or everything."""
+        if request:
+            self._stopped.add(request)
+        else:
+            self._everything = True
 
-    def clear(self) -> None:
-        """Begin a run that nobody wants stopped yet."""
-        self._flag.clear()
+    def clear(self, request: str = "") -> None:
+        """Forget that a request was to stop, or that everything was."""
+        if request:
+            self._stopped.discard(request)
+        else:
+            self._everything = False
 
     def check(self, *_: Any) -> None:
-        """Raise Interrupted if the run should stop."""
-        if self._flag.is_set():
+        """Raise Interrupted if what runs now should stop."""
+        if self._everything or _REQUEST.get() in self._stopped:
             raise Interrupted
 
     def watch(self, module: nn.Module) -> None:
         """Check before each block of this network, for as long as it lives."""
         for block in blocks(module):
             block.register_forward_pre_hook(self.check)
+
+
+@contextmanager
+def on_behalf_of(request: str) -> Iterator[None]:
+    """What runs within the `with` runs for this request."""
+    token = _REQUEST.set(request)
+    try:
+        yield
+    finally:
+        _REQUEST.reset(token)

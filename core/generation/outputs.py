@@ -1,9 +1,10 @@
-"""From a picture in memory to a result: its hash, its record, its file."""
+"""From a picture or clip in memory to a result: its hash, its record, its file."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from PIL import Image
 from core import __version__
 from core.hardware.interface import Accelerator
 from core.library import metadata
-from core.messages import ComponentUse, Finished, Prediction, Request, Result
+from core.messages import Adapter, ComponentUse, Finished, Prediction, Request, Result
 from core.models.info import ModelInfo
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
@@ -36,25 +37,32 @@ class Facts:
     components: dict[str, ComponentUse]
     reasons: list[str]
     tiling: str  # off, or the edge of a tile in pixels
+    loras: tuple[Adapter, ...] = ()
 
 
-def pixels_sha256(image: Image.Image) -> str:
-    """SHA-256 of an RGB image's bytes, row by row."""
-    return hashlib.sha256(image.tobytes()).hexdigest()
+def pixels_sha256(*frames: Image.Image) -> str:
+    """SHA-256 of RGB images' bytes, row by row, one image after the other."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(frame.tobytes())
+    return digest.hexdigest()
 
 
-def finish(request: Request, model: ModelInfo, image: Image.Image, facts: Facts) -> Finished:
-    """Make the result of a resolved request, and write its file when it asks for one.
+def finish(request: Request, model: ModelInfo, frames: Sequence[Image.Image], facts: Facts) -> Finished:
+    """Make the result of a resolved request, and write its file when it asks for one: a PNG, or an MP4 of more frames.
 
     Raises:
         UserError: the file cannot be written.
     """
+    first, fps = frames[0], model.clip.fps if model.clip is not None else None
     result = Result(
         id=request.id,
         file=request.out,
-        pixels_sha256=pixels_sha256(image),
-        width=image.width,
-        height=image.height,
+        pixels_sha256=pixels_sha256(*frames),
+        width=first.width,
+        height=first.height,
+        frames=len(frames),
+        fps=fps,
         model=model.name,
         family=model.family,
         fingerprint=model.fingerprint,
@@ -82,8 +90,14 @@ def finish(request: Request, model: ModelInfo, image: Image.Image, facts: Facts)
         },
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         how=request.how,
+        loras=facts.loras,
     )
     if not request.out:
-        return Finished(request.id, result, image.tobytes())
-    metadata.write_png(Path(request.out), image, result)
+        return Finished(request.id, result, first.tobytes())
+    if len(frames) == 1 or fps is None:
+        metadata.write_png(Path(request.out), first, result)
+    else:
+        from core.generation.video import write_mp4  # FFmpeg's libraries, which pictures do not need
+
+        write_mp4(Path(request.out), frames, fps, result)
     return Finished(request.id, msgspec.structs.replace(result, file=request.out))

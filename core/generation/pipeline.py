@@ -6,11 +6,9 @@ import contextlib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines.modular_pipeline import (
     MODULAR_PIPELINE_MAPPING,
@@ -21,12 +19,16 @@ from diffusers.modular_pipelines.modular_pipeline import (
 from diffusers.pipelines.auto_pipeline import _get_model
 from torch import nn
 
+from core.generation import stock
+from core.generation.experts import experts
 from core.generation.packing import Tick, packed_file, packed_formats, packed_sources, with_aliases
 from core.generation.roles import modulation_layers
-from core.generation.weights import in_files, in_memory, packed
+from core.generation.skeletons import from_folder
+from core.generation.sources import Files, known, packed_in_files
+from core.generation.weights import Slabs, by_name, filled, in_files, in_memory, packed
 from core.hardware.interface import Accelerator
 from core.messages import ModelFileError, Phase, UserError
-from core.models.info import ModelInfo
+from core.models.info import ComponentInfo, ModelInfo
 from core.precision.dtypes import component_dtype
 from core.residency.folding import Folding
 from core.residency.warm import Opened
@@ -53,10 +55,25 @@ class Pipeline:
     modular: ModularPipeline
     phases: list[PhaseBlocks]
     loop: LoopSequentialPipelineBlocks
+    experts: tuple[str, ...] = ()  # networks that share the loop's steps (core.generation.experts)
     skeletons: dict[str, nn.Module] = field(default_factory=dict)
     default_guider: Any = None
     foldings: list[Folding] = field(default_factory=list)  # of the networks that are attached
     unfoldable: str = ""  # why modulation cannot be computed before the network runs
+
+    def phase(self, phase: Phase) -> PhaseBlocks:
+        """The blocks of one phase."""
+        return next(group for group in self.phases if group.phase is phase)
+
+    @property
+    def held(self) -> list[tuple[Phase, tuple[str, ...]]]:
+        """The networks that are held at a time, in order: those of a phase, or one expert after the other."""
+        apart = [(Phase.DENOISE, (name,)) for name in self.experts]
+        return [
+            entry
+            for group in self.phases
+            for entry in (apart if apart and group.phase is Phase.DENOISE else [(group.phase, group.networks)])
+        ]
 
     @property
     def input_names(self) -> set[str]:
@@ -81,20 +98,22 @@ class Pipeline:
             ModelFileError: the files do not hold what the component's config asks for.
             UserError: there is no room on the disk for packed weights.
         """
-        skeleton = _skeleton(self.modular.get_component_spec(name).type_hint, self.info.path / name)
+        skeleton = from_folder(self.modular.get_component_spec(name).type_hint, self.info.path / name)
         dtype = component_dtype(self.accelerator.compute_dtype, getattr(skeleton, "config", None))
+        component = self.info.components[name]
         if not self.accelerator.has_own_memory:
             # where host and device share their memory there is no later copy
-            return Opened(self._read(name, dtype).to(self.accelerator.device), wanted)
-        component = self.info.components[name]
+            module = self._read(name, dtype) if self.info.file is None else self._decode(skeleton, component, dtype)
+            return Opened(module.to(self.accelerator.device), wanted)
         folded = modulation_layers(skeleton, component.class_name) if fold else []
         slabs = in_files(skeleton, component, dtype, folded)
+        host_bytes = 0
+        if self.info.file is not None:
+            return self._bind(skeleton, component, wanted, slabs or self._lacking(skeleton, component))
         if slabs is None:
             skeleton = self._read(name, dtype)
             slabs = in_memory(skeleton, folded)
             host_bytes = slabs[0].size + slabs[0].folded_bytes
-        else:
-            host_bytes = 0
         denoiser = any(name in group.networks for group in self.phases if group.phase is Phase.DENOISE)
         formats = packed_formats(skeleton, component.class_name, wanted, component.format, denoiser=denoiser)
         if not formats:
@@ -103,6 +122,37 @@ class Pipeline:
         file = packed_file(self.info.fingerprint, name, formats, slabs, tick)
         slabs, scratch = packed(skeleton, slabs, packed_sources(file), formats)
         return Opened(skeleton, wanted, slabs, scratch, host_bytes)
+
+    def _bind(self, skeleton: nn.Module, component: ComponentInfo, wanted: str, slabs: Slabs) -> Opened:
+        """A component of a file for a whole model: what is packed there is held as it is."""
+        formats, sources = packed_in_files(skeleton, by_name(skeleton, component), Files())
+        if not formats:
+            return Opened(skeleton, wanted, slabs)
+        slabs, scratch = packed(skeleton, slabs, sources, with_aliases(formats, slabs[0]))
+        return Opened(skeleton, wanted, slabs, scratch)
+
+    def _decode(self, skeleton: nn.Module, component: ComponentInfo, dtype: torch.dtype) -> nn.Module:
+        """The same in host memory, in the dtype that is computed with."""
+        return filled(skeleton, in_files(skeleton, component, dtype) or self._lacking(skeleton, component))
+
+    def _lacking(self, skeleton: nn.Module, component: ComponentInfo) -> NoReturn:
+        """Say what a file for a whole model does not have of a component that its config asks for."""
+        stored, wanted = by_name(skeleton, component), skeleton.state_dict()
+        for name, tensor in stored.items():
+            if not known(tensor.type):
+                raise ModelFileError(
+                    f"{self.info.file}: tensor {name} of the {component.name} is stored as {tensor.type}, which this "
+                    "version cannot decode; get the model in another format."
+                )
+            if name in wanted and tuple(wanted[name].shape) != tensor.shape:
+                raise ModelFileError(
+                    f"{self.info.file}: tensor {name} of the {component.name} is {list(tensor.shape)}, but its config "
+                    f"asks for {list(wanted[name].shape)}; convert the model again."
+                )
+        lost = next((name for name in wanted if name not in stored), "some tensor")
+        raise ModelFileError(
+            f"{self.info.file} lacks the tensor {lost} of its {component.name}; convert the model again."
+        )
 
     def _read(self, name: str, dtype: torch.dtype) -> nn.Module:
         """Let the library read a component's weights into host memory."""
@@ -149,7 +199,7 @@ def build(info: ModelInfo, accelerator: Accelerator) -> Pipeline:
     # The held components change places between devices and meta, so the first component's device says nothing.
     device = accelerator.device
     members = {"_execution_device": property(lambda self: device), "device": property(lambda self: device)}
-    pipeline_class = type(base.__name__, (base,), members)
+    pipeline_class = type(base.__name__, (base,), members | stock.members(base, info))
 
     modular = pipeline_class(blocks=blocks, pretrained_model_name_or_path=str(info.path), config_dict=info.index)
     skeletons: dict[str, nn.Module] = {}
@@ -159,10 +209,10 @@ def build(info: ModelInfo, accelerator: Accelerator) -> Pipeline:
         spec = modular.get_component_spec(name)
         try:
             if isinstance(spec.type_hint, type) and issubclass(spec.type_hint, nn.Module):
-                skeletons[name] = _skeleton(spec.type_hint, info.path / name)
+                skeletons[name] = from_folder(spec.type_hint, info.path / name)
                 setattr(modular, name, skeletons[name])
             else:
-                setattr(modular, name, spec.load(local_files_only=True))
+                setattr(modular, name, stock.reader(spec).load(local_files_only=True))
         except Exception as error:  # configs come from anywhere: any failure to read one is the file's
             raise ModelFileError(
                 f"The {name} of {info.name} could not be read from {info.path / name} "
@@ -170,7 +220,8 @@ def build(info: ModelInfo, accelerator: Accelerator) -> Pipeline:
             ) from error
     loop.set_progress_bar_config(disable=True)
     guider = getattr(modular, "guider", None)
-    return Pipeline(info, accelerator, modular, _group(blocks, set(skeletons)), loop, skeletons, guider)
+    phases, sharing = _group(blocks, set(skeletons)), experts(loop)
+    return Pipeline(info, accelerator, modular, phases, loop, sharing, skeletons, guider)
 
 
 def _pipeline_class(info: ModelInfo) -> type[ModularPipeline]:
@@ -183,7 +234,7 @@ def _pipeline_class(info: ModelInfo) -> type[ModularPipeline]:
     if pipeline_class is None:
         raise UserError(
             f"{info.name} is a {info.family}, a family that this version cannot run; "
-            "Flux, SDXL, SD3, Z-Image and Qwen-Image models can."
+            "Flux, Flux2, SDXL, SD3, Z-Image, Qwen-Image, Wan and LTX models can."
         )
     return pipeline_class  # type: ignore[no-any-return]
 
@@ -192,7 +243,7 @@ def _execution_blocks(pipeline_class: type[ModularPipeline]) -> SequentialPipeli
     """The blocks that a text-to-image request runs, flat and in order; conditional ones resolved."""
     diffusers = importlib.import_module("diffusers")
     blocks_class = getattr(diffusers, pipeline_class.default_blocks_name)
-    return blocks_class().get_execution_blocks(prompt=True)
+    return stock.agreeing(blocks_class().get_execution_blocks(prompt=True))
 
 
 def _group(blocks: SequentialPipelineBlocks, networks: set[str]) -> list[PhaseBlocks]:
@@ -212,19 +263,6 @@ def _group(blocks: SequentialPipelineBlocks, networks: set[str]) -> list[PhaseBl
 
 def _is_loop(block: ModularPipelineBlocks) -> bool:
     return isinstance(block, LoopSequentialPipelineBlocks)
-
-
-def _skeleton(network: Any, folder: Path) -> nn.Module:
-    """A network from its config alone: parameters on the meta device, buffers as the class computes them."""
-    if hasattr(network, "load_config"):
-        config = network.load_config(folder, local_files_only=True)
-        with init_empty_weights(include_buffers=False):
-            module = network.from_config(config)
-    else:
-        config = network.config_class.from_pretrained(folder, local_files_only=True)
-        with init_empty_weights(include_buffers=False):
-            module = network(config)
-    return module.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,18 +18,24 @@ from core.models.info import ModelInfo
 # Schedulers whose steps are Euler's: along the sampling path the clean latents are then x - sigma * dx/dsigma.
 _EULER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
+_MULTISTEP = ("UniPCMultistepScheduler",)  # Wan's
+
 
 def clean_estimate(scheduler: object, before: torch.Tensor, after: torch.Tensor, step: int) -> torch.Tensor:
     """The clean latents as one Euler step sees them.
 
     With x = (1 - sigma) x0 + sigma e (flow matching) as with x = x0 + sigma e, x0 = x - sigma dx/dsigma; the slope is
-    taken from the two ends of the step. Other schedulers' latents are returned as they are.
+    taken from the two ends of the step. Schedulers of several steps keep what the network took for clean; others'
+    latents are returned as they are.
 
     Args:
         scheduler: diffusers' scheduler, with its `sigmas` set.
         before, after: latents of any one shape around the step.
         step: its index.
     """
+    if type(scheduler).__name__ in _MULTISTEP and getattr(scheduler, "predict_x0", False):
+        kept = scheduler.model_outputs[-1]  # type: ignore[attr-defined]
+        return kept if isinstance(kept, torch.Tensor) and kept.shape == after.shape else after
     sigmas = getattr(scheduler, "sigmas", None)
     if type(scheduler).__name__ not in _EULER or sigmas is None or step + 1 >= len(sigmas):
         return after
@@ -57,7 +63,7 @@ class Previewer:
         return self._factors is not None
 
     def paint(self, latents: torch.Tensor) -> tuple[int, int, bytes]:
-        """Latents [1, C, H, W] (or [1, C, 1, H, W]) as (W, H, RGB bytes)."""
+        """Latents [1, C, H, W] as (W, H, RGB bytes); of [1, C, F, H, W] the first frame's."""
         grid = _grid(latents)
         if self._factors is not None and self._factors.shape[0] == grid.shape[-1]:
             colours = grid @ self._factors + self._bias
@@ -73,7 +79,7 @@ class Previewer:
         return width, height, pixels.numpy().tobytes()
 
     def fit(self, latents: torch.Tensor, image: Image.Image, *, keep: bool) -> None:
-        """Learn the map from a picture's final latents [1, C, H, W] and its pixels.
+        """Learn the map from final latents [1, C, H, W] or [1, C, F, H, W] and the picture or first frame of them.
 
         With `keep` (a full picture, not a draft) the map is written down, and is then the model's for good.
         """
@@ -111,7 +117,7 @@ class Previewer:
 
 
 def _grid(latents: torch.Tensor) -> torch.Tensor:
-    """Latents as [H, W, C] f32 on the host; a frame axis of one is dropped."""
+    """Latents [1, C, H, W] or [1, C, F, H, W] as [H, W, C] f32 on the host; of a clip, the first frame's."""
     first = latents[0].detach().float().cpu()
     if first.ndim == 4:
         first = first[:, 0]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 
 
@@ -22,19 +25,23 @@ def skeleton(library: str, class_name: str, config: dict[str, Any], dtype: torch
     """
     network = _class(library, class_name)
     try:
-        if hasattr(network, "from_config") and hasattr(network, "load_config"):
-            with torch.device("meta"):
-                module = network.from_config(dict(config))
-        else:
-            # a copy: transformers' configs keep and change the dictionaries that they are made of
-            parsed = network.config_class.from_dict(json.loads(json.dumps(config)))
-            with torch.device("meta"):
-                module = network(parsed)
+        # a copy: transformers' configs keep and change the dictionaries that they are made of
+        copied = json.loads(json.dumps(config))
+        parsed = copied if _diffusers(network) else network.config_class.from_dict(copied)
+        module = _built(network, parsed, torch.device("meta"))
     except Exception as error:  # configs come from anywhere; the libraries raise all sorts
         raise ValueError(f"{class_name} does not take its config: {error}") from error
     _cast(module, dtype)
-    ready: nn.Module = module.eval().requires_grad_(False)
-    return ready
+    return module
+
+
+def from_folder(network: Any, folder: Path) -> nn.Module:
+    """A network of a component's folder: parameters on the meta device, buffers as the class computes them.
+
+    Raises whatever the libraries raise about a config.
+    """
+    read = network.load_config if _diffusers(network) else network.config_class.from_pretrained
+    return _built(network, read(folder, local_files_only=True), init_empty_weights(include_buffers=False))
 
 
 def persistent_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -47,6 +54,16 @@ def persistent_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
             seen.add(id(tensor))
             tensors.append((name, tensor))
     return tensors
+
+
+def _diffusers(network: Any) -> bool:
+    return hasattr(network, "from_config") and hasattr(network, "load_config")
+
+
+def _built(network: Any, config: Any, where: AbstractContextManager[Any]) -> nn.Module:
+    with where:
+        module = network.from_config(config) if _diffusers(network) else network(config)
+    return module.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 def _class(library: str, class_name: str) -> Any:

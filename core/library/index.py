@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import threading
 import time
@@ -53,9 +54,9 @@ class Library:
             self.rescan()
             self._database.execute("PRAGMA user_version = 1")
 
-    def new_file(self, request: Request) -> Path:
-        """A free name for a request's picture."""
-        return new_file(self.folder, request)
+    def new_file(self, request: Request, suffix: str = metadata.STILL) -> Path:
+        """A free name for a request's picture or clip."""
+        return new_file(self.folder, request, suffix)
 
     def add(self, result: Result) -> None:
         """Put a finished picture into the index; again with the same id replaces it."""
@@ -103,7 +104,8 @@ class Library:
                     part.unlink()
         with self._lock:
             known = {row[0] for row in self._database.execute("SELECT id FROM results")}
-        found = self._unknown(self.folder.rglob("*.png"), known)
+        files = itertools.chain.from_iterable(self.folder.rglob(f"*{end}") for end in (metadata.STILL, metadata.CLIP))
+        found = self._unknown(files, known)
         for result in found:
             self.add(result)
         return len(found)
@@ -124,10 +126,10 @@ class Library:
         return [msgspec.structs.replace(msgspec.json.decode(row[0], type=Result), file=row[1]) for row in rows]
 
 
-def new_file(folder: Path, request: Request) -> Path:
-    """A free name for a request's picture: `<day>/<time>-<first words>-<id>.png` below the folder."""
+def new_file(folder: Path, request: Request, suffix: str = metadata.STILL) -> Path:
+    """A free name for a request's picture or clip: `<day>/<time>-<first words>-<id>.png` below the folder."""
     now = datetime.now()
     words = "-".join(re.findall(r"[^\W_]+", request.prompt.lower())[:8])
     # file names are limited in bytes (255 on most systems), and a letter may take four
     words = words.encode(errors="ignore")[:100].decode(errors="ignore") or "picture"
-    return folder / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{words}-{request.id}.png"
+    return folder / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{words}-{request.id}{suffix}"

@@ -1,8 +1,9 @@
-"""What a picture file says of itself: the complete result as JSON, and the text other programs read.
+"""What a picture's or clip's file says of itself: the complete result as JSON, and the text other programs read.
 
 A PNG carries three text chunks: `residency` (JSON of `core.messages.Result`, all that is needed to make it again),
 `parameters` (the form of AUTOMATIC1111's web UI, read by Civitai and most viewers) and `XML:com.adobe.xmp` (IPTC's
-DigitalSourceType, which marks generated media).
+DigitalSourceType, which marks generated media). An MP4 carries the same as its comment, its description and an XMP box,
+and its first frame as its cover (core.generation.video writes it).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from core.files import write_atomically
+from core.library import mp4
 from core.messages import Request, Result, UserError
 
 JSON_KEY = "residency"
@@ -39,6 +41,7 @@ _SAMPLERS = {
     "HeunDiscreteScheduler": "Heun",
     "LMSDiscreteScheduler": "LMS",
 }
+STILL, CLIP = ".png", ".mp4"
 # A text chunk larger than this is not ours to parse: a prompt is kilobytes at most.
 _LARGEST_TEXT = 1 << 20
 
@@ -62,17 +65,33 @@ def parameters_text(result: Result) -> str:
     return "\n".join(lines)
 
 
-def check_writable(path: Path) -> None:
-    """Find out before any work is done whether the picture can be written. Raises UserError."""
+def suffix_of(frames: int) -> str:
+    """What the name of a file of so many frames ends in."""
+    return CLIP if frames > 1 else STILL
+
+
+def check_writable(path: Path, frames: int = 1) -> None:
+    """Find out before any work is done whether a picture, or a clip, can be written. Raises UserError."""
     folder = path.parent
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file in it.")
-    if path.suffix.lower() != ".png":
+    if path.suffix.lower() != suffix_of(frames):
+        if frames > 1:
+            change = "change its name, or ask for one frame" if path.suffix.lower() == STILL else "change its name"
+            raise UserError(f"{path.name} does not end in .mp4, the format of {frames} frames; {change}.")
         raise UserError(f"{path.name} does not end in .png, the format that pictures are written in; change its name.")
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"{path.parent} cannot be written to; choose another folder.")
+
+
+def texts_of(result: Result) -> dict[str, str]:
+    """What a file of this result says, by JSON_KEY, TEXT_KEY and XMP_KEY."""
+    # pictures are shared: where this one and its LoRAs lay on their maker's disk is nobody's business
+    loras = tuple(msgspec.structs.replace(lora, file=re.split(r"[\\/]", lora.file)[-1]) for lora in result.loras)
+    record = msgspec.json.encode(msgspec.structs.replace(result, file="", loras=loras)).decode()
+    return {JSON_KEY: record, TEXT_KEY: parameters_text(result), XMP_KEY: _XMP}
 
 
 def write_png(path: Path, image: Image.Image, result: Result) -> None:
@@ -81,11 +100,10 @@ def write_png(path: Path, image: Image.Image, result: Result) -> None:
     Raises:
         UserError: the folder cannot be written to, or the disk is full; nothing is left behind.
     """
-    info = PngImagePlugin.PngInfo()
-    info.add_text(TEXT_KEY, parameters_text(result))
-    # pictures are shared: where this one lay on its maker's disk is nobody's business
-    info.add_itxt(JSON_KEY, msgspec.json.encode(msgspec.structs.replace(result, file="")).decode())
-    info.add_itxt(XMP_KEY, _XMP)
+    info, texts = PngImagePlugin.PngInfo(), texts_of(result)
+    info.add_text(TEXT_KEY, texts[TEXT_KEY])
+    info.add_itxt(JSON_KEY, texts[JSON_KEY])
+    info.add_itxt(XMP_KEY, texts[XMP_KEY])
     try:
         write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info))
     except OSError as error:
@@ -158,7 +176,10 @@ def _size(text: str) -> tuple[int | None, int | None]:
 
 
 def _texts(path: Path) -> dict[str, str]:
-    """The text chunks of a PNG, without decoding its pixels; empty for anything else."""
+    """The texts in a PNG or MP4, without decoding its pixels; empty for anything else."""
+    if path.suffix.lower() == CLIP:
+        comment, description = mp4.read_texts(path, _LARGEST_TEXT)
+        return {JSON_KEY: comment, TEXT_KEY: description}
     try:
         with Image.open(path) as image:
             if not isinstance(image, PngImagePlugin.PngImageFile):

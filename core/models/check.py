@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from core.messages import Request, UserError
 from core.models.info import ModelInfo
 
 MAX_STEPS = 1000
+MAX_FRAMES = 10_000
 MAX_SIDE = 8192
 MAX_PIXELS = 4096 * 4096
 MAX_SEED = 2**63 - 1
 MAX_PROMPT_CHARACTERS = 20_000
+MAX_WEIGHT = 10.0  # of a LoRA, either way
 
 # What diffusers' own pipelines default to where neither the model nor the request says anything.
 _FAMILY_SIZE = 1024
@@ -31,10 +35,28 @@ def resolve(request: Request, model: ModelInfo) -> Request:
         steps=steps if steps is not None else defaults.steps or _FAMILY_STEPS,
         width=request.width if request.width is not None else defaults.width or _FAMILY_SIZE,
         height=request.height if request.height is not None else defaults.height or _FAMILY_SIZE,
+        frames=_frames(request, model),
         guidance=request.guidance if request.guidance is not None else defaults.guidance,
     )
     _check(resolved, model.size_multiple)
     return resolved
+
+
+def _frames(request: Request, model: ModelInfo) -> int:
+    """How many frames: a still is one, and so is a draft of a clip unless it is asked for more."""
+    clip, frames = model.clip, request.frames
+    if frames is None:
+        return 1 if clip is None or request.draft else model.defaults.frames or 1
+    if clip is None:
+        if frames != 1:
+            raise UserError(f"{model.name} makes still pictures, not {frames} frames; leave the frames away.")
+    elif not 1 <= frames <= MAX_FRAMES or (frames - 1) % clip.temporal:
+        steps = min(round((max(frames, 1) - 1) / clip.temporal), (MAX_FRAMES - 1) // clip.temporal)
+        raise UserError(
+            f"{model.name} cannot make {frames} frames: it makes one, or a multiple of {clip.temporal} and one; "
+            f"the nearest is {steps * clip.temporal + 1}."
+        )
+    return frames
 
 
 def _check(request: Request, multiple: int) -> None:
@@ -54,6 +76,9 @@ def _check(request: Request, multiple: int) -> None:
         raise UserError(f"{steps} steps cannot be done; choose from 1 to {MAX_STEPS}.")
     if not 0 <= request.seed <= MAX_SEED:
         raise UserError(f"The seed {request.seed} is out of range; choose from 0 to {MAX_SEED}.")
+    for lora in request.loras:
+        if not (math.isfinite(lora.weight) and abs(lora.weight) <= MAX_WEIGHT):
+            raise UserError(f"A weight of {lora.weight} for {lora.file} makes no sense; choose from -10 to 10.")
     if request.guidance is not None and not 0.0 <= request.guidance <= 100.0:
         raise UserError(f"A guidance of {request.guidance} makes no sense; choose from 0 to 100.")
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,23 @@ from core.residency.slabs import Division, Slab, aligned
 from core.residency.streamer import Streamer
 
 FOLDED = "folded"  # who owns the outputs, and the slots in which the weights pass through
+_PART: ContextVar[int] = ContextVar("part", default=0)  # which of several loops that share the network runs now
+_TURN: ContextVar[int] = ContextVar("turn", default=-1)  # which of its passes
 _SLOTS = 2  # a layer is computed while the next one arrives
 
 
 class FoldingError(RuntimeError):
     """A network does something else than folding takes for granted; it must run with all of its layers."""
+
+
+@contextmanager
+def as_part(number: int) -> Iterator[None]:
+    """What runs within the `with` is the loop that gave `compute` these of its vectors."""
+    token = _PART.set(number)
+    try:
+        yield
+    finally:
+        _PART.reset(token)
 
 
 class Folding:
@@ -46,6 +59,7 @@ class Folding:
         self._module, self._accelerator, self._note = module, accelerator, note
         self.slabs: dict[int, Slab] = dict(enumerate(division.folded))
         self._bindings = [Binding(module, slab, division.same, accelerator.absent) for slab in division.folded]
+        self._beside: Mapping[int, Binding] = {}  # of adapters' matrices, which come with their layer
         self._layers = [_layer(module, slab.name) for slab in division.folded]
         for number, layer in enumerate(self._layers):
             _wrap(layer.linear, functools.partial(self._answer, number, layer.linear.forward))
@@ -58,8 +72,8 @@ class Folding:
         self._go_on: Callable[[], None] = lambda: None
         self._kept: torch.Tensor | None = None
         self._outputs: list[list[torch.Tensor]] = []  # by layer, for each distinct vector
-        self._turns: list[int] = []  # which vector each pass sees
-        self._turn = -1
+        self._turns: list[list[int]] = []  # by part, which vector each pass sees
+        self._begun: list[int] = []  # by part, how many passes have begun
 
     # -- for who runs the network -----------------------------------------------------------------------------------
 
@@ -79,28 +93,37 @@ class Folding:
             for hook in hooks:
                 hook.remove()
 
-    def compute(self, seen: Sequence[torch.Tensor], check: Callable[[], None] = lambda: None) -> None:
-        """Compute every layer for the passes to come, which will see these vectors. `check` may raise to stop."""
+    def compute(self, seen: Sequence[Sequence[torch.Tensor]], check: Callable[[], None] = lambda: None) -> None:
+        """Compute every layer for the passes to come, which will see these vectors, in each of the parts.
+
+        `check` may raise to stop.
+        """
         streamer = self._streamer
         assert streamer is not None
-        distinct, self._turns = _distinct(seen)
+        distinct, turns = _distinct([vector for vectors in seen for vector in vectors])
+        following = iter(turns)
+        self._turns = [[next(following) for _ in vectors] for vectors in seen]
+        self._begun = [0] * len(seen)
         shapes = [[(*vector.shape[:-1], layer.linear.out_features) for vector in distinct] for layer in self._layers]
         views = self._room(shapes)
         self._computing = True
         try:
             for number, (layer, binding) in enumerate(zip(self._layers, self._bindings, strict=True)):
                 check()
-                binding.bind(streamer.enter(number))
+                slot = streamer.enter(number)
+                bindings = [binding, self._beside[number]] if number in self._beside else [binding]
+                for each in bindings:
+                    each.bind(slot)
                 for vector, view in zip(distinct, views[number], strict=True):
                     view.copy_(layer(vector))
-                binding.unbind()
+                for each in bindings:
+                    each.unbind()
                 streamer.leave()
         finally:
             self._computing = False
         self._accelerator.compute_queue.synchronize()  # blocks may come into the same slots
         self._free_slots()
         self._outputs = views
-        self._turn = -1
         self._streamer = None
         self._go_on()
 
@@ -120,6 +143,10 @@ class Folding:
     def slots(self) -> list[torch.Tensor]:
         """The device buffers that layers pass through."""
         return self._slots
+
+    def adapt(self, slabs: Sequence[Slab], beside: Mapping[int, Binding]) -> None:
+        """The layers come in these slabs from now on, and what lies beside them is bound by `beside`."""
+        self.slabs, self._beside = dict(enumerate(slabs)), beside
 
     def place(self, idle: Sequence[torch.Tensor]) -> None:
         """Take device memory that blocks do not need yet; where it does not do, some that activations will need.
@@ -163,8 +190,8 @@ class Folding:
     def _pass(self, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run the network once."""
         if self._seen is None:
-            self._turn += 1
-            return forward(*args, **kwargs)
+            with self._pass_begun():
+                return forward(*args, **kwargs)
         try:
             forward(*args, **kwargs)
         except _Seen as seen:
@@ -174,13 +201,27 @@ class Folding:
         sample = next(iter(inspect.signature(forward).bind(*args, **kwargs).arguments.values()))
         return (tree_map(torch.zeros_like, sample),)
 
+    @contextmanager
+    def _pass_begun(self) -> Iterator[None]:
+        """Passes of one part begin in the order that was rehearsed, whatever runs between their layers."""
+        part, turn = _PART.get(), -1
+        if part < len(self._begun):
+            turn = self._begun[part]
+            self._begun[part] += 1
+        token = _TURN.set(turn)
+        try:
+            yield
+        finally:
+            _TURN.reset(token)
+
     def _answer(self, number: int, forward: Callable[..., Any], /, vector: torch.Tensor) -> Any:
         """What a folded layer makes of what this pass sees."""
         if self._computing:
             return forward(vector)
-        if not 0 <= self._turn < len(self._turns) or not self._outputs:
+        turns, turn = self._turns[_PART.get()] if self._turns else [], _TURN.get()
+        if not 0 <= turn < len(turns) or not self._outputs:
             raise FoldingError("it runs more often than was foreseen")
-        output = self._outputs[number][self._turns[self._turn]]
+        output = self._outputs[number][turns[turn]]
         if output.shape[:-1] != vector.shape[:-1] or output.dtype != vector.dtype:
             raise FoldingError(f"{self.slabs[number].name} is given something else than was foreseen")
         return output
@@ -205,7 +246,7 @@ class Folding:
         return views
 
     def _free_slots(self) -> None:
-        for binding in self._bindings:
+        for binding in (*self._bindings, *self._beside.values()):
             for slot in self._slots:
                 binding.forget(slot)
         if self._own_slots:

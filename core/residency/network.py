@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from torch import nn
 
 from core.hardware.interface import Accelerator
 from core.planning.reserve import ARENA_BYTES
+from core.residency.adapters import Sides, Weighted
 from core.residency.binding import Binding
 from core.residency.folding import Folding
+from core.residency.lockstep import meet
 from core.residency.packed import PackedLinear, Scratch
 from core.residency.placement import as_many_as_fit, resident_of
 from core.residency.slabs import Division, Slab
@@ -48,6 +51,7 @@ class Network:
         """`module` runs its blocks through this from now on, until `close`. Packed layers decode into `scratch`."""
         self.name, self.module, self.division = name, module, division
         self._store, self._accelerator, self._note = store, accelerator, note
+        self._sides = Sides(module, division, store)
         self._slabs: dict[int, Slab] = dict(enumerate(slab for _, slab in division.blocks))
         if division.rest.pieces:
             self._slabs[REST] = division.rest
@@ -59,13 +63,16 @@ class Network:
         self._filled: set[int] = set()  # of those on the device, the ones whose bytes have arrived
         self._slots: list[torch.Tensor] = []  # views of one buffer
         self._streamer: Streamer | None = None
+        self._is_ahead = False  # whether the streamer brings what a later phase needs
+        self._inside: int | None = None  # the streamed block that is in its slot, for one call or for several
         self._staging: Staging
         # asked when memory runs out in a block; returns whether there is more room now, so that it may run again
         self.give_way: Callable[[str], bool] | None = None
+        self.check: Callable[[], None] = _go_on  # raises when whoever waits for weights shall not
         self._scratch = scratch
         layers = [layer for layer in module.modules() if isinstance(layer, PackedLinear)]
         self._scratch_bytes = max((layer.scratch_bytes for layer in layers), default=0) if scratch is not None else 0
-        self.link_bytes = 0
+        self._link_bytes = 0
         self._streamed_bytes = 0
         self.folding = Folding(module, division, accelerator, note) if division.folded else None
         self._closed = False
@@ -83,7 +90,17 @@ class Network:
     @property
     def resident(self) -> list[int]:
         """The blocks that have memory of their own on the device, rising."""
-        return sorted(number for number in self._on_device if number != REST)
+        return sorted(number for number in self._on_device if number > REST)
+
+    @property
+    def streamed(self) -> list[Slab]:
+        """The slabs that come in every pass."""
+        return [slab for number, (_, slab) in enumerate(self.division.blocks) if number not in self._on_device]
+
+    @property
+    def store(self) -> HostStore:
+        """Where their bytes are."""
+        return self._store
 
     @property
     def held_bytes(self) -> int:
@@ -98,9 +115,14 @@ class Network:
     @property
     def largest(self) -> int:
         """The most bytes that staging must take at once: a streamed slab, or a fair part of the others."""
-        streamed = max((slab.size for number, slab in self._slabs.items() if number not in self._on_device), default=0)
         folded = self.folding.largest if self.folding is not None else 0
-        return max(streamed, folded, min(_PART_BYTES, max(slab.size for slab in self._slabs.values())))
+        parts = min(_PART_BYTES, max(slab.size for slab in self._slabs.values()))
+        return max(self._largest_streamed(self._on_device), folded, parts)
+
+    @property
+    def link_bytes(self) -> int:
+        """Bytes that were copied to the device so far."""
+        return self._link_bytes + (self._streamer.copied_bytes if self._streamer is not None else 0)
 
     @property
     def streamed_bytes(self) -> int:
@@ -127,9 +149,23 @@ class Network:
     def needed_bytes(self, resident: Collection[int], slots: int) -> int:
         """Bytes of device memory that `place` would take beyond what is held now."""
         wanted = {*resident, REST} & set(self._slabs)
-        streamed = max((slab.size for number, slab in self._slabs.items() if number not in wanted), default=0)
-        weights = sum(self._slabs[number].size for number in wanted)
-        return weights + slots * streamed + self._scratch_bytes - self.held_bytes
+        sides = self._sides.resident({*resident, REST}).values()
+        weights = sum(slab.size for slab in (*(self._slabs[number] for number in wanted), *sides))
+        return weights + slots * self._largest_streamed(wanted) + self._scratch_bytes - self.held_bytes
+
+    def adapt(self, wanted: Sequence[Weighted]) -> None:
+        """Let these adapters be beside the network from now on. Not while it runs; nothing of the network moves."""
+        if self._sides.change(wanted):
+            self.free_slots()
+            self._lay_beside(self._sides.resident([number for number in self._on_device if number >= REST]))
+            self.division, self._store = self._sides.division, self._sides.store
+            if self.folding is not None:
+                self.folding.adapt(self.division.folded, self._sides.folded)
+
+    @property
+    def adapters(self) -> list[Weighted]:
+        """What is beside the network."""
+        return self._sides.weighted
 
     def place(
         self,
@@ -143,10 +179,12 @@ class Network:
         Raises:
             torch.OutOfMemoryError: there is no room; what was given stays.
         """
-        wanted = {*resident, REST} & set(self._slabs)
+        sides = self._sides.resident({*resident, REST})
+        self._lay_beside(sides)
+        wanted = ({*resident, REST} & set(self._slabs)) | set(sides)
         for arena in [arena for arena in self._arenas if not wanted.issuperset(arena.numbers)]:
             self._free(arena, leaving)
-        size = max((slab.size for number, slab in self._slabs.items() if number not in wanted), default=0)
+        size = self._largest_streamed(wanted)
         count = slots if size else 0
         if len(self._slots) != count or any(slot.nbytes != size for slot in self._slots):
             self.free_slots()  # they are made anew below
@@ -154,6 +192,8 @@ class Network:
             buffer = self._accelerator.allocate(count * size, SLOTS)
             self._slots = list(buffer.split(size))
             self._note(SLOTS, buffer.nbytes, f"streamed blocks of {self.name}")
+        for number in sorted(set(sides) - set(self._on_device)):
+            self._allocate([number], reason)  # so that an adapter comes and goes alone
         missing = sorted(wanted - set(self._on_device))
         while missing:
             missing = missing[self._allocate(missing, reason) :]
@@ -161,16 +201,21 @@ class Network:
             self._scratch.buffer = self._accelerator.allocate(self._scratch_bytes, SCRATCH)
             self._note(SCRATCH, self._scratch_bytes, f"packed weights of {self.name} are decoded into it")
         if self.folding is not None and self.folding.pending:
-            empty = [buffer for number, buffer in self._on_device.items() if number not in self._filled | {REST}]
+            empty = [self._on_device[number] for number in self.resident if number not in self._filled]
             self.folding.place([*self._slots, *empty])
 
     def keep(self, size: int, reason: str) -> None:
         """Let go of device memory until at most `size` bytes are held: slots first, then the last blocks."""
+        self.end_ahead()
         self.free_slots()
         if self.folding is not None:
             self.folding.end()
         while self.held_bytes > size:
             self._free(max(self._arenas, key=lambda arena: arena.numbers[0]), reason)  # REST is the last to go
+
+    def release_files(self) -> None:
+        """Let the OS forget what it remembers of the files."""
+        self._store.advise(self.division.slabs, "DONTNEED")
 
     def close(self) -> None:
         """Leave the device, and let the module be what it was. May be called again."""
@@ -186,6 +231,7 @@ class Network:
                 block.forward = own  # somebody had put one there
         if self.folding is not None:
             self.folding.close()
+        self._sides.close()
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -209,10 +255,41 @@ class Network:
             for binding in self._bindings.values():
                 binding.unbind()
 
+    def begin_ahead(
+        self, resident: Collection[int], size: int, staging: Staging, after: threading.Event | None, reason: str
+    ) -> threading.Event:
+        """While another network runs, bring the first of what will be resident, so many bytes; `end_ahead` stops it.
+
+        `after` lets other copies go first; what is returned is set behind these.
+        """
+        first: list[int] = []
+        for number in sorted(({*resident, REST} & set(self._slabs)) - self._filled):
+            size -= self._slabs[number].size
+            if size < 0:
+                break
+            first.append(number)
+        missing = [number for number in first if number not in self._on_device]
+        with contextlib.suppress(torch.OutOfMemoryError):  # it will come when it is needed
+            while missing:
+                missing = missing[self._allocate(missing, reason) :]
+        there = {number: self._on_device[number] for number in first if number in self._on_device}
+        self._streamer = Streamer(
+            self._accelerator, self._store, staging, self._slabs, missing=there, streamed=[], slots=[], after=after
+        )
+        self._is_ahead = True
+        return self._streamer.loaded
+
+    def end_ahead(self) -> None:
+        """Let what has arrived be, and bring nothing more. May be called again."""
+        if self._is_ahead:
+            self._is_ahead = False
+            self._stop()
+
     def ready(self) -> None:
         """Let the kernels that follow wait for what lies outside of blocks."""
-        if self._streamer is not None and REST in self._slabs:
-            self._streamer.need(REST)
+        if self._streamer is not None:
+            for number in [number for number in self._on_device if number <= REST]:
+                self._streamer.need(number)
 
     def move(self, resident: Collection[int], slots: int, reason: str) -> None:
         """Place the network anew while it runs, between two blocks; with no resident block where that finds no room.
@@ -233,16 +310,18 @@ class Network:
         if self.folding is not None and self.folding.pending:
             self._start_folding(self.folding, passes, after)
             return
+        streamed = [number for number in range(self.blocks) if number not in self._on_device]
         self._streamer = Streamer(
             self._accelerator,
             self._store,
             self._staging,
-            self._slabs,
+            self._slabs | {number: self.division.blocks[number][1] for number in streamed},
             missing={number: buffer for number, buffer in self._on_device.items() if number not in self._filled},
-            streamed=[number for number in range(self.blocks) if number not in self._on_device],
+            streamed=streamed,
             slots=self._slots,
             passes=passes,
             after=after,
+            check=self._check,
         )
         self._streamed_bytes = self.size - self.held_bytes
         for number, buffer in self._on_device.items():
@@ -250,17 +329,18 @@ class Network:
 
     def _start_folding(self, folding: Folding, passes: int | None, after: threading.Event | None) -> None:
         """Bring what lies outside of blocks and the folded layers; the blocks when these have been computed."""
-        rest = {number: buffer for number, buffer in self._on_device.items() if number == REST}
+        rest = {number: buffer for number, buffer in self._on_device.items() if number <= REST}
         self._streamer = Streamer(
             self._accelerator,
             self._store,
             self._staging,
-            {number: slab for number, slab in self._slabs.items() if number == REST} | folding.slabs,
-            missing={} if REST in self._filled else rest,
+            {number: self._slabs[number] for number in rest} | folding.slabs,
+            missing={number: buffer for number, buffer in rest.items() if number not in self._filled},
             streamed=list(folding.slabs),
             slots=folding.slots,
             passes=1,
             after=after,
+            check=self._check,
         )
         for number, buffer in rest.items():
             self._bindings[number].bind(buffer)
@@ -273,20 +353,28 @@ class Network:
 
     def _stop(self) -> None:
         streamer, self._streamer = self._streamer, None
+        if self._inside is not None:
+            self._bindings[self._inside].unbind()
+            self._sides.unbind(self._inside)
+            self._inside = None
         if streamer is not None:
             streamer.stop()
             self._filled |= streamer.arrived
-            self.link_bytes += streamer.copied_bytes
+            self._link_bytes += streamer.copied_bytes
             streamer.forget()
+
+    def _check(self) -> None:
+        self.check()
 
     def _run(self, number: int, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if self.folding is not None and self.folding.pending:
             return forward(*args, **kwargs)
         if self._streamer is None:
             raise RuntimeError(f"the {self.name} runs while it is not held")
+        last = number in self._on_device or meet(self, number)
         for _ in range(_ATTEMPTS - 1):
             try:
-                return self._once(number, forward, *args, **kwargs)
+                return self._once(number, last, forward, *args, **kwargs)
             except torch.OutOfMemoryError as error:
                 if self.give_way is None:
                     raise
@@ -296,25 +384,56 @@ class Network:
                     raise problem
             finally:
                 del problem  # it leads to this frame, and all of them to what was computed
-        return self._once(number, forward, *args, **kwargs)
+        return self._once(number, last, forward, *args, **kwargs)
 
-    def _once(self, number: int, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run a block, whose result depends on nothing but its arguments and its weights."""
+    def _once(self, number: int, last: bool, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a block, whose result depends on nothing but its arguments and its weights.
+
+        A streamed one leaves behind the `last` call that needs it.
+        """
         streamer = self._streamer
         assert streamer is not None
         if number in self._on_device:
             streamer.need(number)
             self._bindings[number].check()
             return forward(*args, **kwargs)
-        self._bindings[number].bind(streamer.enter(number))
+        if self._inside != number:
+            slot = streamer.enter(number)
+            self._bindings[number].bind(slot)
+            self._sides.bind(number, slot)
+            self._inside = number
         try:
             self._bindings[number].check()
             return forward(*args, **kwargs)
         finally:
+            if last:
+                self.depart(number)
+
+    def depart(self, number: int) -> None:
+        """Let go of a streamed block that no call needs any more in this pass. May be called again."""
+        if self._inside == number and self._streamer is not None:
             self._bindings[number].unbind()
-            streamer.leave()
+            self._sides.unbind(number)
+            self._streamer.leave()
+            self._inside = None
 
     # ---------------------------------------------------------------------------------------------------------------
+
+    def _largest_streamed(self, resident: Collection[int]) -> int:
+        """Bytes of the largest slab that streams, with what lies beside its block."""
+        blocks = enumerate(self.division.blocks)
+        return max((slab.size for number, (_, slab) in blocks if number not in resident), default=0)
+
+    def _lay_beside(self, sides: Mapping[int, Slab]) -> None:
+        """Let these be the adapters' slabs of what is resident; those that were others before leave."""
+        for number in [number for number in self._slabs if number < REST and self._slabs[number] != sides.get(number)]:
+            for arena in [arena for arena in self._arenas if number in arena.numbers]:
+                self._free(arena, "adapters lie beside other layers from now on")
+            del self._slabs[number], self._bindings[number]
+        for number, slab in sides.items():
+            if number not in self._slabs:
+                self._slabs[number] = slab
+                self._bindings[number] = self._sides.binding(slab, self._accelerator.absent)
 
     def _allocate(self, numbers: Sequence[int], reason: str) -> int:
         """Give memory to the first of these slabs, to several at once where they are small; returns to how many."""
@@ -350,10 +469,16 @@ class Network:
         for binding in self._bindings.values():
             for slot in self._slots:
                 binding.forget(slot)
+        for slot in self._slots:
+            self._sides.forget(slot)
         size = sum(slot.nbytes for slot in self._slots)
         self._accelerator.free(self._slots[0])
         self._slots = []
         self._note(SLOTS, -size, "no block is streamed any more")
+
+
+def _go_on() -> None:
+    """Nobody wants it stopped."""
 
 
 @dataclass(eq=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -10,14 +11,20 @@ from core.hardware.interface import Accelerator, Event
 from core.residency.slabs import Slab
 from core.residency.store import HostStore
 
+_MOST_PINNED_BYTES = 1 << 30  # of several slabs in one buffer
 RING_BUFFERS = 2  # one is read into while the other is copied from
 
 
 class Staging(Protocol):
     """Brings slabs into pinned memory. One thread uses it: the copier."""
 
-    def stage(self, store: HostStore, slab: Slab, start: int = 0) -> torch.Tensor:
-        """The slab's bytes from `start` on, as far as one buffer goes; they stay until the event of `sent` happened."""
+    def stage(
+        self, store: HostStore, slab: Slab, start: int = 0, stopped: Callable[[], bool] = lambda: False
+    ) -> torch.Tensor:
+        """The slab's bytes from `start` on, as far as one buffer goes; they stay until the event of `sent` happened.
+
+        Raises what HostStore.fill does.
+        """
         ...
 
     def sent(self, event: Event) -> None:
@@ -30,7 +37,7 @@ class Ring:
 
     def __init__(self, accelerator: Accelerator, largest: int, buffers: int = RING_BUFFERS) -> None:
         """`largest` is what must be copied at once, in bytes; buffers are powers of two, as allocators pin them."""
-        size = 1 << max(0, largest - 1).bit_length()
+        size = _power_of_two(largest)
         self._accelerator = accelerator
         self._buffers = [accelerator.pinned(size) for _ in range(buffers)]
         self._busy: list[Event | None] = [None] * buffers
@@ -45,13 +52,15 @@ class Ring:
         """Whether slabs of so many bytes fit."""
         return largest <= self._buffers[0].nbytes
 
-    def stage(self, store: HostStore, slab: Slab, start: int = 0) -> torch.Tensor:
+    def stage(
+        self, store: HostStore, slab: Slab, start: int = 0, stopped: Callable[[], bool] = lambda: False
+    ) -> torch.Tensor:
         """Read a slab, or the next part of it, into the next buffer once the copy from that one is over."""
         busy = self._busy[self._next]
         if busy is not None:
             busy.synchronize()
         buffer = self._buffers[self._next][: slab.size - start]
-        store.fill(slab, buffer, start)
+        store.fill(slab, buffer, start, stopped)
         return buffer
 
     def sent(self, event: Event) -> None:
@@ -67,19 +76,71 @@ class Ring:
 
 
 class PinnedSlabs:
-    """Every slab pinned for good: no staging after its first time, at the price of the network's size in memory."""
+    """Some slabs pinned for good, the others through a ring: they are read only once, at the price of memory."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
-        self._slabs: dict[str, torch.Tensor] = {}
+    def __init__(self, accelerator: Accelerator, ring: Ring, store: HostStore, slabs: Iterable[Slab]) -> None:
+        """`slabs` of a store are those that stay. Memory for them is taken when they come."""
+        self._accelerator, self.ring, self._store = accelerator, ring, store
+        self._buffers: list[torch.Tensor] = []
+        self._places = _places([slab for slab in slabs if slab.size])
+        self._filled: set[Slab] = set()
+        self._through_ring = False
 
-    def stage(self, store: HostStore, slab: Slab, start: int = 0) -> torch.Tensor:
-        """The slab, read the first time only."""
-        if slab.name not in self._slabs:
-            buffer = self._accelerator.pinned(slab.size)
-            store.fill(slab, buffer)
-            self._slabs[slab.name] = buffer
-        return self._slabs[slab.name][start:]
+    @property
+    def nbytes(self) -> int:
+        """Host memory of the slabs that stay, once all have come."""
+        return sum({place.buffer: place.buffer_bytes for place in self._places.values()}.values())
+
+    def keeps(self, store: HostStore, slabs: Iterable[Slab]) -> bool:
+        """Whether these are the slabs that stay."""
+        return store is self._store and {slab for slab in slabs if slab.size} == set(self._places)
+
+    def stage(
+        self, store: HostStore, slab: Slab, start: int = 0, stopped: Callable[[], bool] = lambda: False
+    ) -> torch.Tensor:
+        """The slab, read the first time only, or what the ring takes of it."""
+        place = self._places.get(slab) if store is self._store else None
+        self._through_ring = place is None
+        if place is None:
+            return self.ring.stage(store, slab, start, stopped)
+        while len(self._buffers) <= place.buffer:
+            following = next(p for p in self._places.values() if p.buffer == len(self._buffers))
+            self._buffers.append(self._accelerator.pinned(following.buffer_bytes))
+        buffer = self._buffers[place.buffer][place.start : place.start + slab.size]
+        if slab not in self._filled:
+            store.fill(slab, buffer, 0, stopped)
+            self._filled.add(slab)
+        return buffer[start:]
 
     def sent(self, event: Event) -> None:
-        """Nothing waits for it."""
+        """Only the ring waits for it."""
+        if self._through_ring:
+            self.ring.sent(event)
+
+
+class _Place(NamedTuple):
+    buffer: int
+    buffer_bytes: int
+    start: int
+
+
+def _places(slabs: Sequence[Slab]) -> dict[Slab, _Place]:
+    """Slabs in buffers of powers of two, as allocators pin them: as many in each as fill it best, within limits."""
+    places: dict[Slab, _Place] = {}
+    number, first = 0, 0
+    while first < len(slabs):
+        ends = [0]
+        for slab in slabs[first:]:
+            if len(ends) > 1 and ends[-1] + slab.size > _MOST_PINNED_BYTES:
+                break
+            ends.append(ends[-1] + slab.size)
+        count = max(range(1, len(ends)), key=lambda n: (ends[n] / _power_of_two(ends[n]), n))
+        for slab, start in zip(slabs[first : first + count], ends, strict=False):
+            places[slab] = _Place(number, _power_of_two(ends[count]), start)
+        number, first = number + 1, first + count
+    return places
+
+
+def _power_of_two(size: int) -> int:
+    """The smallest one that is not smaller."""
+    return 1 << max(0, size - 1).bit_length()

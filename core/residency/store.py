@@ -6,9 +6,10 @@ kills the process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,8 @@ from core.residency.slabs import Division, Piece, Slab
 
 # Numbers cast at once: few enough that torch does it in the calling thread (its grain is 32,768).
 _CAST_ELEMENTS = 32_768
-_READ_BYTES = 64 << 20  # a single read may be limited to 2 GiB
+_READ_BYTES = 16 << 20  # at once: 10 ms from memory, so that a reader can be stopped
+_ADVICE = {name: getattr(os, f"POSIX_FADV_{name}", None) for name in ("WILLNEED", "DONTNEED")}
 
 
 class Source(Protocol):
@@ -33,6 +35,14 @@ class Source(Protocol):
         `target` is uint8 of host memory and decides how many; both ends lie between two numbers.
         """
         ...
+
+    def advise(self, advice: str) -> None:
+        """Tell the OS that it WILLNEED the bytes soon, or DONTNEED them any more."""
+        ...
+
+
+class Stopped(Exception):
+    """Nobody wants what is read any more."""
 
 
 class HostStore:
@@ -53,17 +63,30 @@ class HostStore:
         """A part of one tensor, in any dtype; see `Source.read`."""
         self.sources[piece.path].read(piece, target, start)
 
-    def fill(self, slab: Slab, target: torch.Tensor, start: int = 0) -> None:
+    def fill(
+        self, slab: Slab, target: torch.Tensor, start: int = 0, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         """Put a slab's bytes from `start` (a multiple of ALIGNMENT) on into a host buffer, which decides how many.
 
         Raises:
             ModelFileError: a file is truncated or was changed; names file and tensor.
+            Stopped: `stopped` said so, which is asked every few milliseconds.
         """
         end = start + target.numel()
         for piece in slab.pieces:
             first, last = max(piece.offset, start), min(piece.offset + piece.nbytes, end)
-            if first < last:
-                self.sources[piece.path].read(piece, target[first - start : last - start], first - piece.offset)
+            for begin in range(first, last, _READ_BYTES):
+                if stopped():
+                    raise Stopped
+                part = target[begin - start : min(begin + _READ_BYTES, last) - start]
+                self.sources[piece.path].read(piece, part, begin - piece.offset)
+
+    def advise(self, slabs: Iterable[Slab], advice: str) -> None:
+        """Tell the OS that it WILLNEED the bytes of slabs soon (it may read ahead), or DONTNEED them any more."""
+        if _ADVICE[advice] is not None:
+            for slab in slabs:
+                for piece in slab.pieces:
+                    self.sources[piece.path].advise(advice)
 
 
 class MemoryTensor:
@@ -80,6 +103,9 @@ class MemoryTensor:
         else:
             first, numbers = start // piece.dtype.itemsize, target.numel() // piece.dtype.itemsize
             _cast(target.view(piece.dtype), source[first : first + numbers])
+
+    def advise(self, advice: str) -> None:
+        """It is there as long as the network."""
 
 
 class OpenFile:
@@ -112,6 +138,13 @@ class OpenFile:
         except OSError as error:
             raise ModelFileError(f"{self.path} cannot be read at tensor {name} ({error.strerror}).") from error
 
+    def advise(self, start: int, size: int, advice: str) -> None:
+        """Tell the OS about a range of bytes, where it listens."""
+        code = _ADVICE[advice]
+        if code is not None:
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._file.fileno(), start, size, code)
+
     def _at(self, target: memoryview, position: int) -> int:
         if hasattr(os, "preadv"):
             return os.preadv(self._file.fileno(), [target], position)
@@ -126,9 +159,9 @@ class OpenFile:
 class FileTensor:
     """A range of a file."""
 
-    def __init__(self, file: OpenFile, start: int, dtype: torch.dtype) -> None:
-        """`start` counts bytes from the beginning of the file; `dtype` is what it is stored in."""
-        self._file, self._start, self._dtype = file, start, dtype
+    def __init__(self, file: OpenFile, start: int, dtype: torch.dtype, size: int = 0) -> None:
+        """`start` counts bytes from the beginning of the file; `dtype` is what its `size` bytes are stored in."""
+        self._file, self._start, self._dtype, self._size = file, start, dtype, size
 
     def read(self, piece: Piece, target: torch.Tensor, start: int = 0) -> None:
         """Read it, cast where the piece asks for it."""
@@ -143,6 +176,11 @@ class FileTensor:
             into = memoryview(some.view(torch.uint8).numpy())  # type: ignore[arg-type]
             self._file.read(piece.path, position + begin * size, into)
             _cast(wanted[begin : begin + some.numel()], some)
+
+    def advise(self, advice: str) -> None:
+        """See `Source`."""
+        if self._size:  # 0 would mean: to the end of the file
+            self._file.advise(self._start, self._size, advice)
 
 
 def _cast(target: torch.Tensor, source: torch.Tensor) -> None:

@@ -72,7 +72,7 @@ def stream(
         device: cuda (also ROCm's name), xpu, or an accelerator.
         vram: bytes for resident weights and slots, or a size such as "3GB".
         slots: device buffers that streamed blocks take turns in.
-        pinned: keep all weights in pinned host memory too: no staging, at the price of as much memory again.
+        pinned: keep streamed weights in pinned host memory too: no staging, at the price of as much memory again.
 
     Raises:
         UserError: the device shares the host's memory, or not even one way to place the network fits.
@@ -92,7 +92,8 @@ def stream(
     network = Network(type(module).__name__, module, division, store, accelerator)
     try:
         network.place(resident, slots)
-        return Handle(network, PinnedSlabs(accelerator) if pinned else Ring(accelerator, network.largest))
+        ring = Ring(accelerator, network.largest)
+        return Handle(network, PinnedSlabs(accelerator, ring, store, network.streamed) if pinned else ring)
     except BaseException:
         network.close()
         raise

@@ -10,8 +10,9 @@ queue wait for the copy's event (waiting for an event that nobody recorded yet w
 from __future__ import annotations
 
 import threading
+from bisect import bisect
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,8 +20,9 @@ import torch
 from core.hardware.interface import Accelerator, Event
 from core.residency.slabs import Slab
 from core.residency.staging import Staging
-from core.residency.store import HostStore
+from core.residency.store import HostStore, Stopped
 
+_LOOK_SECONDS = 0.02  # how often whoever waits for a copy looks whether to go on waiting
 REST = -1  # the number of the slab that lies outside of blocks
 
 
@@ -50,6 +52,7 @@ class Streamer:
         slots: Sequence[torch.Tensor],
         passes: int | None = None,
         after: threading.Event | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Start copying.
 
@@ -60,6 +63,7 @@ class Streamer:
             slots: device buffers, each at least as large as the largest streamed slab.
             passes: how often the network will run; nothing is copied for a pass that does not come. None: no end.
             after: copy nothing before this is set, or somebody waits.
+            check: raises when the thread that launches kernels shall wait no longer.
         """
         if streamed and not slots:
             raise ValueError("streamed blocks need slots")
@@ -82,7 +86,8 @@ class Streamer:
         self._inside: _Arrival | None = None
         self.copied_bytes = 0
         self.loaded = threading.Event()
-        self._after = after
+        self._after, self._check = after, check
+        self._order, self._told = sorted({*missing, *self._streamed}), 0
         self._resident_first = False
         self._starving = False
         self._thread = threading.Thread(target=self._copy_all, name="copier", daemon=True)
@@ -164,7 +169,8 @@ class Streamer:
                 raise self._error
             if not self._thread.is_alive():
                 raise RuntimeError("the copier has ended")
-            self._changed.wait(0.5)
+            self._check()
+            self._changed.wait(_LOOK_SECONDS)
 
     def _begin_again(self, block: int, *, resident_first: bool = False) -> None:
         """Blocks ran in another order than they are listed in: give up what was copied ahead, go on from this one."""
@@ -191,6 +197,8 @@ class Streamer:
             for block, into_slot in self._tasks():
                 if self._stopping or not self._copy(block, into_slot):
                     return
+        except Stopped:
+            pass
         except BaseException as error:  # whoever waits for the block is told
             with self._changed:
                 self._error = error
@@ -223,7 +231,9 @@ class Streamer:
             if self._stopping:
                 return False
         slab = self._slabs[block]
-        staged = self._staging.stage(self._store, slab)  # before there is a slot: reading goes on meanwhile
+        self._read_ahead(block)
+        # before there is a slot: reading goes on meanwhile
+        staged = self._staging.stage(self._store, slab, 0, self._is_stopping)
         slot = None
         queue = self._accelerator.copy_queue
         if into_slot:
@@ -249,7 +259,7 @@ class Streamer:
                 break
             if self._stopping:
                 return False
-            staged = self._staging.stage(self._store, slab, done)
+            staged = self._staging.stage(self._store, slab, done, self._is_stopping)
         with self._changed:
             self.copied_bytes += slab.size
             if slot is None:
@@ -258,6 +268,16 @@ class Streamer:
                 self._arrivals.append(_Arrival(block, event, slot))
             self._changed.notify_all()
         return True
+
+    def _read_ahead(self, block: int) -> None:
+        """Let the OS read the next slab from the disk while this one is staged, the first time that it is needed."""
+        behind = bisect(self._order, block)
+        if behind < len(self._order) and self._told < behind:
+            self._told = behind
+            self._store.advise([self._slabs[self._order[behind]]], "WILLNEED")
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
 
     @property
     def _copies(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,12 +14,13 @@ from torch import nn
 from core.hardware.interface import Accelerator
 from core.hardware.machine import memory
 from core.messages import ModelFileError
+from core.residency.adapters import Weighted
 from core.residency.folding import Folding
 from core.residency.ledger import Key, Ledger
 from core.residency.network import Network
 from core.residency.packed import Scratch
 from core.residency.slabs import Division
-from core.residency.staging import Ring
+from core.residency.staging import PinnedSlabs, Ring, Staging
 from core.residency.store import HostStore
 from core.residency.whole import Whole
 from core.sizes import in_words
@@ -36,7 +38,8 @@ class Want:
 
     `counts` says how many blocks of each size (by falling size) are resident, None all; `room_bytes` what these and
     the slots take, for a network whose blocks have other sizes than the plan knew. `passes` is how often it will run,
-    None if nobody knows. `folds` says that some layers are computed before it runs (core.residency.folding).
+    None if nobody knows. `folds` says that some layers are computed before it runs (core.residency.folding), `pinned`
+    that what streams stays in pinned host memory.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Want:
     room_bytes: int = 0
     passes: int | None = None
     folds: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class _Entry:
     format: str
     host_bytes: int
     used: float = 0.0
+    pinned: PinnedSlabs | None = None
 
 
 class WarmCache:
@@ -95,6 +100,9 @@ class WarmCache:
         owner: str,
         budget_bytes: int,
         give_way: Callable[[str], bool] | None = None,
+        check: Callable[[], None] = lambda: None,
+        adapters: Mapping[str, Sequence[Weighted]] | None = None,
+        ahead: Sequence[tuple[Want, int]] = (),
     ) -> Iterator[Mapping[str, nn.Module]]:
         """Have components ready to run for the length of a `with`; what is missing arrives while they run.
 
@@ -104,6 +112,9 @@ class WarmCache:
             kept: bytes of each of the model's components that may stay when it does not run; None: all there are.
             budget_bytes: for weights and slots. Other models' components leave as far as it asks for it.
             give_way: asked for more room (see `move`) when memory runs out inside of a block.
+            check: raises when nobody wants to wait for weights any more.
+            adapters: what is to be beside each of the model's components while this request is made.
+            ahead: components of later phases, with how many bytes of each are to come while these run.
 
         Raises:
             DoesNotFitError: the device ran out of memory even with everything else evicted.
@@ -112,18 +123,27 @@ class WarmCache:
         running = {(identity, want.name) for want in wants}
         for key, entry in list(self._entries.items()):
             if key[0] == identity and key not in running:
+                entry.held.adapt((adapters or {}).get(key[1], ()))  # no plan counts what others had beside it
                 self._keep(key, entry, kept.get(key[1], 0), "the plan does not keep it beside this phase")
         held: dict[str, Network | Whole] = {}
         damaged = False
         try:
             for want in wants:
                 entry = self._open((identity, want.name), model, want, load, sizes[want.name], running, budget_bytes)
+                entry.held.adapt((adapters or {}).get(want.name, ()))
                 self._place(entry, want, running, budget_bytes)
                 held[want.name] = entry.held
+            for network in held.values():
+                network.give_way, network.check = give_way, check
             with ExitStack() as stack:
-                self._start(stack, wants, held)
-                for network in held.values():
-                    network.give_way = give_way
+                loaded = self._start(stack, identity, wants)
+                for want, size in ahead:
+                    entry = self._open(
+                        (identity, want.name), model, want, load, sizes[want.name], running, budget_bytes
+                    )
+                    entry.held.adapt((adapters or {}).get(want.name, ()))
+                    self._evict(size, running | {(identity, want.name)}, budget_bytes)
+                    loaded = self._begin_ahead(stack, entry.held, want, size, len(wants), loaded)
                 yield {name: network.module for name, network in held.items()}
         except ModelFileError:
             damaged = True  # whoever asks next shall look at the files anew
@@ -209,7 +229,10 @@ class WarmCache:
         """Forget every component of a model, on the device and in host memory."""
         self._owner = owner
         for key in [key for key in self._entries if key[0] == identity]:
+            held = self._entries[key].held
             self._keep(key, self._entries[key], 0, reason)
+            if isinstance(held, Network):
+                held.release_files()
             self._forget(key)
 
     # ---------------------------------------------------------------------------------------------------------------
@@ -265,16 +288,50 @@ class WarmCache:
                     "close other programs that use the graphics card or choose a smaller model."
                 ) from error
 
-    def _start(self, stack: ExitStack, wants: Sequence[Want], held: Mapping[str, Network | Whole]) -> None:
-        """Start the copies of each component, those of the first first."""
+    def _begin_ahead(
+        self,
+        stack: ExitStack,
+        network: Network | Whole,
+        want: Want,
+        size: int,
+        number: int,
+        after: threading.Event | None,
+    ) -> threading.Event | None:
+        """Bring a part of what a later phase needs behind the copies of this one."""
+        if not isinstance(network, Network):
+            return after
+        resident = network.resident_of(want.counts, want.slots, want.room_bytes)
+        loaded = network.begin_ahead(
+            resident, size, self._ring(number, network.largest), after, "comes while the phase before computes"
+        )
+        stack.callback(network.end_ahead)
+        return loaded
+
+    def _start(self, stack: ExitStack, identity: str, wants: Sequence[Want]) -> threading.Event | None:
+        """Start the copies of each component, those of the first first; what is set when all have been enqueued."""
         after = None
-        for number, want in enumerate(wants):
-            network = held[want.name]
-            ring = self._ring(number, network.largest)
-            streamer = stack.enter_context(network.running(ring, want.passes, after))
+        entries = [self._entries[identity, want.name] for want in wants]
+        for number, (want, entry) in enumerate(zip(wants, entries, strict=True)):
+            staging = self._staging(entry, want, self._ring(number, entry.held.largest))
+            streamer = stack.enter_context(entry.held.running(staging, want.passes, after))
             after = streamer.loaded if streamer is not None else None
-        for network in held.values():
-            network.ready()
+        for entry in entries:
+            entry.held.ready()
+        return after
+
+    def _staging(self, entry: _Entry, want: Want, ring: Ring) -> Staging:
+        """What a component's weights go through: pinned memory of their own for what streams, if the plan says so."""
+        network = entry.held
+        if not want.pinned or not isinstance(network, Network) or not network.streamed:
+            return ring
+        if entry.pinned is None or not entry.pinned.keeps(network.store, network.streamed):
+            entry.pinned = None  # what it took is free again
+            pinned = PinnedSlabs(self._accelerator, ring, network.store, network.streamed)
+            if memory()[1] - HOST_RESERVE_BYTES < pinned.nbytes:
+                return ring
+            entry.pinned = pinned
+        entry.pinned.ring = ring
+        return entry.pinned
 
     def _ring(self, number: int, largest: int) -> Ring:
         """A ring that copies slabs of so many bytes at once; one for each component that runs at the same time."""
@@ -304,7 +361,7 @@ class WarmCache:
         for _, key in idle:
             if memory()[1] - HOST_RESERVE_BYTES >= wanted:
                 return
-            if self._entries[key].host_bytes:
+            if self._entries[key].host_bytes or self._entries[key].pinned:
                 self._forget(key)
 
     def _keep(self, key: Key, entry: _Entry, size: int | None, reason: str) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
+from core.residency.adapters import OUTSIDE, Sides, Weighted
 from core.residency.network import Note
+from core.residency.slabs import Division, Slab
 from core.residency.staging import Staging
+from core.residency.store import HostStore
 
 
 class Whole:
@@ -20,14 +24,45 @@ class Whole:
     folding = None
     folded_bytes = 0
     give_way: Callable[[str], bool] | None = None
+    check: Callable[[], None]
 
     def __init__(self, name: str, module: nn.Module, note: Note) -> None:
         self.name, self.module, self._note = name, module, note
         tensors = [*module.parameters(), *module.buffers()]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-        self.size = sum(storages.values())  # shared storage counted once
+        self._own = sum(storages.values())  # shared storage counted once
+        self._device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+        self._sides = Sides(module, Division(Slab("rest", ()), (), {}), HostStore({}))
+        self._beside: dict[int, torch.Tensor] = {}  # buffers of adapters
         self.held_bytes = 0
         self.largest = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weights and of what lies beside them."""
+        return self._own + sum(buffer.nbytes for buffer in self._beside.values())
+
+    @property
+    def adapters(self) -> list[Weighted]:
+        """What is beside the network."""
+        return self._sides.weighted
+
+    def adapt(self, wanted: Sequence[Weighted]) -> None:
+        """Let these adapters be beside the network; what of them is not there yet is read."""
+        if not self._sides.change(wanted):
+            return
+        slabs = self._sides.resident((OUTSIDE,))
+        for number in self._beside.keys() - slabs.keys():
+            del self._beside[number]
+        for number, slab in slabs.items():
+            if number not in self._beside:
+                buffer = torch.empty(slab.size, dtype=torch.uint8)
+                self._sides.store.fill(slab, buffer)
+                self._beside[number] = buffer.to(self._device)
+            self._sides.binding(slab, lambda tensor: tensor).bind(self._beside[number])
+        if self.held_bytes and self.held_bytes != self.size:
+            self._note(self.name, self.size - self.held_bytes, "adapters changed")
+            self.held_bytes = self.size
 
     def resident_of(self, counts: object, slots: int, room: int) -> set[int]:
         """There is nothing to choose."""

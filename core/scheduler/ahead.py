@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from core.generation.adapters import Attached
 from core.generation.conditioning import ConditioningCache
 from core.generation.interrupt import Interrupt, Interrupted
 from core.generation.run import Run
@@ -15,9 +16,6 @@ from core.models import catalogue
 from core.models.check import resolve
 from core.plans import PhasePlan, Plan
 from core.scheduler.loaded import LoadedModel
-
-# The first picture may come so much later than alone, for the sake of those that follow.
-LATENCY_SHARE = 0.2
 
 
 def pays(plan: Plan, phase: PhasePlan) -> bool:
@@ -34,10 +32,12 @@ def encode_ahead(
     cache: ConditioningCache,
     interrupt: Interrupt,
     seconds: float,
+    attached: Sequence[Attached] = (),
 ) -> int:
     """Put encodings of waiting requests of this model into the cache, for at most so many seconds.
 
-    The encoders must be held, in these formats. Prompts are encoded one at a time: a batch would give other numbers.
+    The encoders must be held, in these formats, with the LoRAs of `attached`, which the requests must ask for, too.
+    Prompts are encoded one at a time: a batch would give other numbers.
 
     Returns:
         How many were encoded.
@@ -55,7 +55,7 @@ def encode_ahead(
             info = catalogue.find(asked.model)
             if info.identity != model.identity:
                 continue
-            run = Run(resolve(asked, info), model.pipeline, model.previewer, interrupt, formats)
+            run = Run(resolve(asked, info), model.pipeline, model.previewer, interrupt, formats, attached)
             if not run.recall_encoding(cache):
                 run.encode(cache)
                 done += 1

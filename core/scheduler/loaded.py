@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +10,26 @@ from pathlib import Path
 import msgspec
 import torch
 
+from core.generation import adapters
+from core.generation.adapters import Attached, Loaded
+from core.generation.experts import shares
 from core.generation.packing import Tick
 from core.generation.pipeline import Pipeline, build
 from core.generation.preview import Previewer
 from core.hardware.interface import Accelerator
-from core.messages import ComponentUse, LedgerRecord, ModelFileError, Phase, Request
+from core.messages import Adapter, ComponentUse, LedgerRecord, ModelFileError, Phase, Request
+from core.models.adapters import find
 from core.models.info import ModelInfo
 from core.plans import PhasePlan, Placement, Plan, formats_of
 from core.precision.dtypes import component_dtype
 from core.residency.ledger import Ledger
 from core.residency.warm import Opened, Want, WarmCache
 from core.scheduler.planner import Planner
+from core.sizes import in_words
 
 # Models whose tokenizers and skeletons (and, memory allowing, weights) are kept at hand.
 KEPT = 4
+KEPT_ADAPTERS = 8  # those whose headers have been read
 
 
 Prepare = Callable[[str, str, Callable[[Tick], Opened]], Opened]
@@ -51,6 +57,7 @@ class LoadedModels:
         self._ledger = Ledger(emit)
         self._warm = WarmCache(accelerator, self._ledger)
         self._models: dict[Path, LoadedModel] = {}
+        self._adapters: dict[tuple[str, Path, int, int], Loaded] = {}  # the last that was used is last
         self._link_bytes = 0
         self.planner = Planner(accelerator)
 
@@ -80,17 +87,28 @@ class LoadedModels:
         formats: Mapping[str, str] | None = None,
         fold: bool | None = None,
         tiles: str | None = None,
+        companions: Sequence[Request] = (),
+        together: bool = False,
     ) -> Plan:
         """What a resolved request of the model will hold and take, with so many bytes of memory.
 
         `encoded` says that the text's encoding is known; `formats`, `fold` and `tiles` are what has been decided about
-        these already. Raises UserError when it does not fit.
+        these already. `companions` are resolved requests that may be made with it, or with `together` that will be.
+        Raises UserError when it does not fit.
         """
+        attached = _by_component(self.attached(model, request.loras))
+        beside = {
+            name: adapters.beside(
+                model.pipeline, name, [one.loaded.components[name] for one in those], self._dtype(model, name)
+            )
+            for name, those in attached.items()
+        }
         unfoldable = model.pipeline.unfoldable
         plan = self.planner.plan(
             model.pipeline.info,
             request,
-            [(group.phase, group.networks) for group in model.pipeline.phases],
+            model.pipeline.held,
+            shares=shares(model.pipeline.modular, request.steps or 1) if model.pipeline.experts else (),
             sizes=self._sizes(model),
             warm=self._warm.held(model.identity),
             in_memory=self._warm.in_memory(model.identity),
@@ -98,9 +116,36 @@ class LoadedModels:
             formats=formats or {},
             fold=False if unfoldable else fold,
             tiles=tiles,
+            companions=companions,
+            together=together,
+            adapters=beside,
             budget=budget,
         )
-        return msgspec.structs.replace(plan, reasons=(*plan.reasons, unfoldable)) if unfoldable else plan
+        reasons = [
+            f"{' and '.join(one.loaded.name for one in those)} beside the {name}: {in_words(beside[name].bytes)}"
+            for name, those in attached.items()
+        ]
+        return msgspec.structs.replace(plan, reasons=(*plan.reasons, *reasons, *([unfoldable] if unfoldable else ())))
+
+    def attached(self, model: LoadedModel, loras: Sequence[Adapter]) -> list[Attached]:
+        """The LoRAs of a request of a model, read where they are not known yet.
+
+        Raises:
+            UserError: there is no such file, or nothing is known of LoRAs of the model's family.
+            ModelFileError: it is damaged, no LoRA, or made for another model.
+        """
+        attached = []
+        for asked in loras:
+            path = find(asked)
+            status = path.stat()
+            key = (model.identity, path, status.st_size, status.st_mtime_ns)
+            loaded = self._adapters.pop(key, None) or adapters.load(path, model.pipeline)
+            self._adapters[key] = loaded
+            known = msgspec.structs.replace(asked, file=str(path), sha256=loaded.sha256)
+            attached.append(Attached(known, loaded, asked.sha256 not in ("", loaded.sha256)))
+        while len(self._adapters) > max(KEPT_ADAPTERS, len(loras)):
+            self._adapters.pop(next(iter(self._adapters)))
+        return attached
 
     @contextmanager
     def hold(
@@ -111,13 +156,17 @@ class LoadedModels:
         owner: str,
         prepare: Prepare,
         give_way: Callable[[str], bool] | None = None,
+        check: Callable[[], None] = lambda: None,
+        loras: Sequence[Adapter] = (),
     ) -> Iterator[None]:
         """Have a phase's components ready to run, in the pipeline, for the length of a `with`.
 
         What is not known yet is opened through `prepare(component, owner, open)`, which returns what `open(tick)` does.
-        When memory runs out inside of a block `give_way(reason)` is asked for more (see `move`).
+        When memory runs out inside of a block `give_way(reason)` is asked for more (see `move`). `check` may raise
+        while weights are waited for. `loras` are beside its components meanwhile.
         """
         pipeline = model.pipeline
+        attached = self.attached(model, loras)
         with self._warm.hold(
             model.identity,
             pipeline.info.name,
@@ -130,6 +179,12 @@ class LoadedModels:
             owner=owner,
             budget_bytes=_for_weights(plan, phase),
             give_way=give_way,
+            check=check,
+            adapters={
+                name: [(one.loaded.components[name], one.asked.weight) for one in those]
+                for name, those in _by_component(attached).items()
+            },
+            ahead=_ahead(plan, phase),
         ) as modules:
             pipeline.attach(modules, self._warm.foldings(model.identity))
             try:
@@ -197,8 +252,21 @@ class LoadedModels:
         return component_dtype(self._accelerator.compute_dtype, config)
 
 
+def _by_component(attached: Sequence[Attached]) -> dict[str, list[Attached]]:
+    """The LoRAs that change each component."""
+    names = dict.fromkeys(name for one in attached for name in one.loaded.components)
+    return {name: [one for one in attached if name in one.loaded.components] for name in names}
+
+
 def _wants(plan: Plan, phase: PhasePlan) -> list[Want]:
     return [_want(placement, plan, phase) for placement in phase.placements]
+
+
+def _ahead(plan: Plan, phase: PhasePlan) -> list[tuple[Want, int]]:
+    """What later phases need of which a part comes while this one runs, and how many bytes."""
+    later = plan.phases[plan.phases.index(phase) + 1 :]
+    first = {p.component: (p, each) for each in reversed(later) for p in each.placements}
+    return [(_want(first[name][0], plan, first[name][1]), size) for name, size in phase.ahead.items() if name in first]
 
 
 def _want(placement: Placement, plan: Plan, phase: PhasePlan) -> Want:
@@ -212,6 +280,7 @@ def _want(placement: Placement, plan: Plan, phase: PhasePlan) -> Want:
         # encoders also run for the prompts that wait
         passes=phase.passes if phase.phase is Phase.DENOISE else None,
         folds=_folds(plan, placement.component),
+        pinned=plan.pinned,
     )
 
 

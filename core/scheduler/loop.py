@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from core.generation.conditioning import ConditioningCache
-from core.generation.interrupt import Interrupt, Interrupted
+from core.generation.interrupt import Interrupt, Interrupted, on_behalf_of
 from core.generation.packing import Tick
 from core.hardware.accelerator import choose
 from core.hardware.interface import Accelerator
@@ -56,7 +56,8 @@ class Scheduler:
         self._waiting = Waiting(self._taken)
         self._interrupt = Interrupt()
         self._lock = threading.Lock()
-        self._running = ""
+        self._running: list[str] = []
+        self._alone: set[str] = set()
         self._warming = False
         self._stopping = False
         self._accelerator: Accelerator
@@ -65,13 +66,15 @@ class Scheduler:
 
     @property
     def running(self) -> str:
-        """The id of the request that runs now, or an empty string."""
-        return self._running
+        """The id of the request that runs now, the first of several, or an empty string."""
+        return next(iter(self._running), "")
 
     def command(self, command: Command) -> None:
         """Take a command from the client."""
         match command:
-            case Submit(request=request):
+            case Submit(request=request, alone=alone):
+                if alone:
+                    self._alone.add(request.id)
                 self._waiting.add(request)
                 with self._lock:
                     if self._warming:
@@ -83,8 +86,8 @@ class Scheduler:
                     self._emit(Cancelled(request_id))
                     return
                 with self._lock:
-                    if self._running == request_id:
-                        self._interrupt.set()
+                    if request_id in self._running:
+                        self._interrupt.set(request_id)
 
     def stop(self) -> None:
         """Stop what runs at its next block and let `run` return."""
@@ -116,45 +119,68 @@ class Scheduler:
 
     def _taken(self, item: Request | WarmUp) -> None:
         with self._lock:
-            if not self._stopping:
-                self._interrupt.clear()
             self._warming = isinstance(item, WarmUp)
-            self._running = item.id if isinstance(item, Request) else ""
+            if isinstance(item, Request):
+                self._running.append(item.id)
 
     # -- one item ---------------------------------------------------------------------------------------------------
 
     def _run_request(self, request: Request) -> None:
-        try:
-            event: Event = self._make_or_make_room(request)
-        except Interrupted:
-            event = Cancelled(request.id)
-        except ResidencyError as error:
-            event = Failed(request.id, error.kind, str(error))
-        except Exception as error:  # the engine must outlive any failure of one request
-            traceback.print_exc()
-            if _is_out_of_memory(error):
-                kind = ErrorKind.USER
-                sentence = "There is not enough memory; choose a smaller size or close other programs."
-                if isinstance(error, DoesNotFitError):
-                    sentence = str(error)
-            else:
-                kind = ErrorKind.INTERNAL
-                sentence = f"Something went wrong inside Residency ({type(error).__name__}); the engine log has it."
-            event = Failed(request.id, kind, sentence, traceback.format_exc())
+        with on_behalf_of(request.id):
+            try:
+                self._make_or_make_room(request)
+                return
+            except Interrupted:
+                event: Cancelled | Failed = Cancelled(request.id)
+            except ResidencyError as error:
+                event = Failed(request.id, error.kind, str(error))
+            except Exception as error:  # the engine must outlive any failure of one request
+                traceback.print_exc()
+                if _is_out_of_memory(error):
+                    kind = ErrorKind.USER
+                    sentence = "There is not enough memory; choose a smaller size or close other programs."
+                    if isinstance(error, DoesNotFitError):
+                        sentence = str(error)
+                else:
+                    kind = ErrorKind.INTERNAL
+                    sentence = f"Something went wrong inside Residency ({type(error).__name__}); the engine log has it."
+                event = Failed(request.id, kind, sentence, traceback.format_exc())
+        self._ended(event)
+
+    def _ended(self, event: Finished | Cancelled | Failed) -> None:
         with self._lock:
-            self._running = ""
+            self._running.remove(event.id)
+            self._interrupt.clear(event.id)
+            self._alone.discard(event.id)
         if not (self._stopping and isinstance(event, Cancelled)):  # a stopped engine's request stays in the queue
             self._emit(event)
 
-    def _make_or_make_room(self, request: Request) -> Finished:
-        """Make a picture; when memory runs out, again with nothing else on the device and a plan for less of it."""
+    def _make_or_make_room(self, request: Request) -> None:
+        """Make a picture; when memory runs out, again with nothing else on the device and a plan for less of it.
+
+        What was to be made beside it waits again when something goes wrong, and it is made alone.
+        """
         shortage = 0
         reasons: tuple[str, ...] = ()
+        alone = request.id in self._alone
         for attempt in range(1, _ATTEMPTS + 1):
+            making = Making(request, self._studio, shortage, reasons, alone=alone)
             try:
-                return self._make(request, shortage, reasons)
+                for event in making.run():
+                    self._ended(event)
+                return
             except Exception as error:
-                if not _is_out_of_memory(error) or attempt == _ATTEMPTS:
+                cancelled = isinstance(error, Interrupted)
+                beside = self._put_back(making.beside, apart=not cancelled)
+                if request.id not in self._running:  # it is there: what went wrong was another's
+                    traceback.print_exc()
+                    return
+                if cancelled or attempt == _ATTEMPTS:
+                    raise
+                if isinstance(error, FoldingError) or beside:
+                    alone = alone or beside
+                    continue  # the model is planned without folding now, or this request without the others
+                if not _is_out_of_memory(error):
                     raise
             reasons = ("memory ran out, so everything else left the device and the picture was begun again",)
             self._models.evict_all(request.id, reasons[0])
@@ -163,11 +189,15 @@ class Scheduler:
                 reasons = (*reasons, f"planned for {in_words(shortage)} less than the driver says is free")
         raise AssertionError  # the last attempt returns or raises
 
-    def _make(self, request: Request, shortage: int, reasons: tuple[str, ...]) -> Finished:
-        try:
-            return Making(request, self._studio, shortage, reasons).run()
-        except FoldingError:  # it cannot be done for this model, which is planned without it now
-            return Making(request, self._studio, shortage, reasons).run()
+    def _put_back(self, requests: Sequence[Request], *, apart: bool) -> bool:
+        """Let requests wait again that were to be made beside another, from now on `apart`; whether there were any."""
+        names = {request.id for request in requests}
+        with self._lock:
+            self._running = [name for name in self._running if name not in names]
+        if apart:
+            self._alone |= names
+        self._waiting.put_back(requests)
+        return bool(requests)
 
     def _warm_up(self, item: WarmUp) -> None:
         begin, problem = time.monotonic(), ""
@@ -186,6 +216,8 @@ class Scheduler:
             problem = f"{item.model} could not be loaded: {type(error).__name__}."
         with self._lock:
             self._warming = False
+            if not self._stopping:
+                self._interrupt.clear()
         self._emit(WarmedUp(item.model, time.monotonic() - begin, problem))
 
     def _prepare(self, name: str, owner: str, load: Callable[[Tick], Opened]) -> Opened:
@@ -195,12 +227,12 @@ class Scheduler:
         def tick(done: float) -> None:
             nonlocal told
             self._interrupt.check()
-            if owner == self._running and time.monotonic() - told > _TOLD_SECONDS:
+            if owner == self.running and time.monotonic() - told > _TOLD_SECONDS:
                 told = time.monotonic()
                 self._emit(Progress(owner, Phase.LOAD, round(100 * done), 100, note=f"packing the {name}, once"))
 
         self._interrupt.check()
-        if owner == self._running:
+        if owner == self.running:
             self._emit(Progress(owner, Phase.LOAD, note=name))
         opened = load(tick)
         self._interrupt.watch(opened.module)

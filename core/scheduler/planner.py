@@ -21,7 +21,7 @@ from core.models.profile import BlockKind, ComponentProfile, Limits, ModelProfil
 from core.planning import chances
 from core.planning.history import History, PastRun
 from core.planning.how import options_of
-from core.planning.job import Job
+from core.planning.job import Beside, Companion, Job
 from core.planning.options import engine_on
 from core.planning.policy import sixteen_bit
 from core.planning.solve import solve
@@ -59,6 +59,7 @@ class Planner:
         request: Request,
         phases: Sequence[tuple[Phase, Sequence[str]]],
         *,
+        shares: Sequence[float] = (),
         sizes: Mapping[str, int],
         warm: Mapping[str, tuple[int, str]],
         in_memory: Sequence[str],
@@ -66,12 +67,16 @@ class Planner:
         formats: Mapping[str, str],
         fold: bool | None,
         tiles: str | None,
+        companions: Sequence[Request],
+        together: bool,
+        adapters: Mapping[str, Beside],
         budget: int,
     ) -> Plan:
         """The plan of a resolved request.
 
         Args:
             phases: what the pipeline will really run, in order, with the networks of each phase.
+            shares: of the steps, for each denoise phase, where there are several.
             sizes: bytes of each network as it will be held.
             warm: bytes of each network that are on the device now, and their format.
             in_memory: the networks that need not be read from a cold file.
@@ -79,32 +84,40 @@ class Planner:
             formats: those of components that have been decided already.
             fold: whether modulation is computed before the loop, where that has been decided.
             tiles: how the VAE decodes (see Options), where that has been decided.
+            companions: resolved requests that wait for the same model, in their order, to be made in the same way.
+            together: all of them are made with it, which has been decided.
+            adapters: what is beside each network.
             budget: bytes of device memory that the job may use.
 
         Raises:
             UserError: it does not fit, and the sentence says the smallest budget that would do; or the request fixes
                 what does not exist or what this engine cannot do.
         """
-        model = self._profile(info, phases, sizes)
+        model = _shared(self._profile(info, phases, sizes), shares)
         options = options_of(request.how, model, self.hardware, self._able)
         options = msgspec.structs.replace(
             options,
             formats=options.formats | _decided(model, formats),
             fold=options.fold if fold is None else fold,
             tiles=tiles or options.tiles,
+            together=together,
         )
         job = Job(
             model=model,
             width=request.width or model.defaults.width,
             height=request.height or model.defaults.height,
+            frames=request.frames or 1,
             steps=request.steps or model.defaults.steps,
             guidance=request.guidance if request.guidance is not None else model.defaults.guidance,
+            negative=bool(request.negative_prompt),
             text_tokens=model.defaults.text_tokens,
             encoded=encoded,
             warm={name: held for name, (held, _) in warm.items()},
             warm_formats=_decided(model, {name: wanted for name, (_, wanted) in warm.items()}),
             in_memory=frozenset(in_memory),
             next=chances.of_this_user(),
+            companions=tuple(_companion(each, model, encoded) for each in companions),
+            adapters=dict(adapters),
             pace=self._history.pace(info.fingerprint, self.hardware.name, request.width or 0, request.height or 0),
         )
         if request.how.estimate == "dryrun":
@@ -165,20 +178,54 @@ class Planner:
             except Exception:  # a class that cannot be run on the meta device; it can be held all the same
                 traceback.print_exc()
                 profile = _bare(info, sizes)
-            needs = {need.phase: need for need in profile.phases}
             phased = [
                 msgspec.structs.replace(
-                    needs.get(phase, PhaseNeed(phase=phase, label=phase.value, components=[])),
-                    components=list(names),
-                    passes="steps" if phase is Phase.DENOISE else "once",
+                    need, components=list(names), passes="steps" if need.phase is Phase.DENOISE else "once"
                 )
-                for phase, names in phases
+                for need, (_, names) in zip(_needs(profile, [phase for phase, _ in phases]), phases, strict=True)
             ]
             # whatever the pipeline runs must be held, also what no profile describes
             components = {**_bare(info, sizes).components, **profile.components}
             profile = msgspec.structs.replace(profile, components=components, phases=phased)
             self._profiles[info.identity] = profile
         return self._profiles[info.identity]
+
+
+def _needs(profile: ModelProfile, phases: Sequence[Phase]) -> list[PhaseNeed]:
+    """What a profile says of phases; of several that are alike, each in its turn."""
+    known, found = list(profile.phases), list[PhaseNeed]()
+    for phase in phases:
+        need = next((need for need in known if need.phase is phase), None)
+        if need is not None:
+            known.remove(need)
+        before = sum(other.phase is phase for other in found)
+        label = f"{phase.value} {before + 1}" if before else phase.value
+        found.append(need or PhaseNeed(phase=phase, label=label, components=[]))
+    return found
+
+
+def _shared(model: ModelProfile, shares: Sequence[float]) -> ModelProfile:
+    """A model whose denoise phases make these parts of the steps, where they are not all made in one."""
+    if not shares:
+        return model
+    left = iter(shares)
+    phases = [
+        msgspec.structs.replace(need, share=next(left)) if need.phase is Phase.DENOISE else need
+        for need in model.phases
+    ]
+    return msgspec.structs.replace(model, phases=phases)
+
+
+def _companion(request: Request, model: ModelProfile, encoded: bool) -> Companion:
+    return Companion(
+        width=request.width or model.defaults.width,
+        height=request.height or model.defaults.height,
+        frames=request.frames or 1,
+        steps=request.steps or model.defaults.steps,
+        guidance=request.guidance if request.guidance is not None else model.defaults.guidance,
+        negative=bool(request.negative_prompt),
+        encoded=encoded,
+    )
 
 
 def _decided(model: ModelProfile, formats: Mapping[str, str]) -> dict[str, str]:

@@ -7,8 +7,10 @@ the plan of the first picture knows more than the rates of this machine.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from core.generation.interrupt import Interrupt
+from core.generation.denoise import denoise
+from core.generation.interrupt import Interrupt, Interrupted
 from core.generation.run import Run
 from core.hardware.interface import Accelerator
 from core.messages import How, Phase, Request
@@ -35,8 +37,8 @@ class Rehearsal:
         Raises as a real run does, and Interrupted when somebody waits now.
         """
         info, planner = model.pipeline.info, self._models.planner
-        _, measured = self._run(model, resolve(Request(prompt="warm up", steps=1, how=how), info))
-        request = resolve(Request(prompt="warm up", steps=_TIMED_STEPS, how=how), info)
+        _, measured = self._run(model, resolve(Request(prompt="warm up", steps=1, frames=1, how=how), info))
+        request = resolve(Request(prompt="warm up", steps=_TIMED_STEPS, frames=1, how=how), info)
         if sum(measured.values()) < _QUICK_SECONDS and not planner.knows(info, request):
             begin = time.monotonic()
             plan, measured = self._run(model, request)
@@ -47,6 +49,7 @@ class Rehearsal:
         plan = self._models.plan(model, request, self._models.budget_of(request))
         run = Run(request, model.pipeline, model.previewer, self._interrupt, formats_of(plan))
         measured: dict[str, float] = {}
+        part = 0
         for phase in plan.phases:
             with self._models.hold(model, plan, phase, _OWNER, self._prepare), self._accelerator.computing():
                 begin = time.monotonic()
@@ -54,9 +57,16 @@ class Rehearsal:
                     case Phase.ENCODE:
                         run.encode(None)
                     case Phase.DENOISE:
-                        run.denoise(lambda _step, paint: paint() and None)
+                        if not all(denoise(model.pipeline, [(run, _paint)], lockstep=phase.lockstep > 1, part=part)):
+                            raise Interrupted
+                        part += 1
                     case _:
                         run.decode(phase.tile, learn=False)
                 self._accelerator.synchronize()
                 measured[phase.label] = (time.monotonic() - begin) / phase.steps
         return plan, measured
+
+
+def _paint(_step: int, paint: Callable[[], tuple[int, int, bytes]]) -> None:
+    """A preview is part of a step."""
+    paint()

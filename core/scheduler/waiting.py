@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from core.messages import Request, WarmUp
 
@@ -17,7 +17,7 @@ class Waiting:
     """
 
     def __init__(self, taken: Callable[[Request | WarmUp], None] = lambda item: None) -> None:
-        """`taken` is called with each item that leaves by `next`, while nobody can look for it."""
+        """`taken` is called with each item that leaves to be made, while nobody can look for it."""
         self._taken = taken
         self._changed = threading.Condition()
         self._drafts: deque[Request] = deque()
@@ -50,6 +50,21 @@ class Waiting:
         """The requests that wait, in their order; drafts are not among them."""
         with self._changed:
             return list(self._requests)
+
+    def take(self, request_ids: Sequence[str]) -> list[Request]:
+        """Take waiting requests out, to be made now; those that wait no longer are left out."""
+        with self._changed:
+            taken = [request for request in self._requests if request.id in request_ids]
+            for request in taken:
+                self._requests.remove(request)
+                self._taken(request)
+            return taken
+
+    def put_back(self, requests: Sequence[Request]) -> None:
+        """Let requests wait again, before all others."""
+        with self._changed:
+            self._requests.extendleft(reversed(requests))
+            self._changed.notify()
 
     def next(self) -> Request | WarmUp | None:
         """Wait for the next item and take it; None after `stop`."""

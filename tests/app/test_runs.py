@@ -84,6 +84,21 @@ def test_while_weights_load_the_next_phase_has_begun(runs: Runs, clock: Clock) -
     assert runs.happened(runs.current, from_plan(plan(), {}))[1] < 2.0  # not over before it is
 
 
+def test_of_runs_beside_each_other_the_first_is_followed(runs: Runs) -> None:
+    first, second = start(runs), start(runs)
+    runs.take(Planned(first.id, plan()))
+    runs.take(Planned(second.id, plan()))
+    assert runs.current is not None
+    assert runs.current.request.id == first.id
+    assert runs.current.plan is not None
+    assert [request.id for request, _ in runs.planned] == [first.id]
+    finish(runs, first)
+    assert runs.current is None
+    finish(runs, second)
+    assert runs.last is not None
+    assert runs.last.request.id == first.id
+
+
 def test_a_finished_run_fills_the_plan(runs: Runs, clock: Clock) -> None:
     request = start(runs)
     for phase in (Phase.ENCODE, Phase.DENOISE, Phase.DECODE, Phase.SAVE):

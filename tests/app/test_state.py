@@ -122,6 +122,29 @@ def test_a_full_picture_from_waiting_to_history(state: StudioState) -> None:
     assert [result.id for result in state.history] == [request.id]
 
 
+def test_of_pictures_made_beside_each_other_the_first_is_watched(state: StudioState) -> None:
+    first, second = Request(prompt="a red house", out="a.png"), Request(prompt="a boat", out="b.png")
+    for request in (first, second):
+        state.submitted(request)
+    for request in (first, second):
+        state.apply(Started(request.id, request))
+    state.apply(Progress(first.id, Phase.DENOISE, 2, 8, 1.5))
+    state.apply(Progress(second.id, Phase.DENOISE, 1, 8, 2.5))
+    assert state.work is not None
+    assert (state.work.id, state.work.step) == (first.id, 2)
+    state.apply(preview(second))
+    assert state.picture is None
+    state.apply(preview(first))
+    assert state.picture is not None
+    state.apply(Finished(first.id, result_of(first)))
+    state.apply(Progress(second.id, Phase.DECODE, 0, 8, 0.5))
+    assert state.work.id == second.id
+    state.apply(Finished(second.id, result_of(second)))
+    assert state.work is None
+    assert state.queue == []
+    assert [result.id for result in state.history] == [second.id, first.id]
+
+
 def test_a_draft_is_shown_but_not_kept(state: StudioState) -> None:
     finished = draft_of(state)
     assert Topic.CANVAS in state.apply(finished)

@@ -65,6 +65,25 @@ def test_without_out_the_picture_goes_to_the_library(tmp_path: Path) -> None:
     library.close()
 
 
+@pytest.mark.slow
+def test_generate_makes_clips(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "a.mp4"
+    options = ("--model", tiny("wan"), "--size", "32x32", "--steps", 2, "--frames", 5)
+    run = residency("generate", "a red house", *options, "--out", out, "--json")
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert (report["file"], report["frames"], report["fps"]) == (str(out), 5, 16.0)
+    result = metadata.read_result(out)
+    assert result is not None
+    assert result.pixels_sha256 == report["pixels_sha256"]
+    assert run.stderr == ""
+    for wrong, words in (({"--frames": 4}, "the nearest is 5"), ({"--out": "a.png"}, "does not end in .mp4")):
+        refused = residency("generate", "a", *options, *(word for pair in wrong.items() for word in pair))
+        assert refused.returncode == 2
+        assert words in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -84,6 +103,9 @@ def test_without_out_the_picture_goes_to_the_library(tmp_path: Path) -> None:
         (["generate", "a", "--model", "a" * 300], "not a usable path"),
         (["generate", "a \udc80"], "no text"),
         (["generate", "a", "--steps", "0"], "0 steps"),
+        (["generate", "a", "--frames", "5"], "makes still pictures, not 5 frames"),
+        (["generate", "a", "--frames", "some"], "not a whole number"),
+        (["generate", "a", "--out", "a.mp4"], r"a\.mp4 does not end in \.png"),
         (["generate", "a", "--steps", "many"], "not a whole number"),
         (["generate", "a", "--seed", "-5"], "seed"),
         (["generate", "a", "--guidance", "nan"], "guidance"),

@@ -92,6 +92,19 @@ def test_the_command_line_changes_the_card(capsys: pytest.CaptureFixture[str]) -
     assert total("--gpu", "rtx-4090", "--encoded")["phases"][0]["skipped"]
 
 
+def test_queued_prompts_go_through_streamed_blocks_together(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", "flux2-dev", "--gpu", "rtx-4060", "--link", "0.5GB/s", "--ram", "64GB", "--size", "512x512")
+    words += ("--steps", "10", "--encoded")
+    alone, queued = report(capsys, *words), report(capsys, *words, "--queued", "9")
+    assert alone["together"] == 1 < queued["together"]
+    assert [phase["lockstep"] for phase in queued["phases"]] == [1, queued["together"], 1]
+    assert queued["link_bytes"] < alone["link_bytes"]
+    assert report(capsys, *words, "--queued", "9", "--no-lockstep") == report(capsys, *words, "--no-lockstep")
+    code, out, _ = run(capsys, "simulate", *words, "--queued", "9", "--json")
+    assert code == 0
+    assert json.loads(out)["link_bytes"] == pytest.approx(queued["link_bytes"], abs=3)
+
+
 def test_old_words_and_fixed_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     def total(*words: str) -> dict[str, float]:
         formats = ("--format", "transformer=Q4_K", "--format", "text_encoder_2=Q4_K", "--gpu", "rtx-4090")
@@ -186,6 +199,8 @@ def test_every_card_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (("--gpu", "rtx-3060", "--steps", "-3"), "steps are not possible"),
         (("--gpu", "rtx-3060", "--batch", "100000"), "pictures at once are not possible"),
         (("--gpu", "rtx-3060", "--frames", "0"), "frames are not possible"),
+        (("--gpu", "rtx-3060", "--queued", "0"), "0 queued prompts are not possible; give 1 to 1000"),
+        (("--gpu", "rtx-3060", "--queued", "many"), "is not a whole number"),
         (("--gpu", "rtx-3060", "--size", "100x128"), "is the nearest that is"),
         (("--gpu", "rtx-3060", "--size", "0x128"), "is the nearest that is"),
         (("--gpu", "rtx-3060", "--prefer", "7"), "not between 0 and 1"),

@@ -22,6 +22,7 @@ from core.messages import (
     Failed,
     Ready,
     Request,
+    SetAside,
     Started,
     Submit,
     UserError,
@@ -137,6 +138,27 @@ def test_a_cancelled_request_is_not_made_again_after_a_death(bench: Bench) -> No
     assert [event.id for event in bench.events if isinstance(event, Cancelled)] == [request.id]
     assert bench.wire.sent == []
     assert bench.client.jobs.jobs() == []
+
+
+def test_what_was_made_beside_each_other_when_the_engine_died_is_made_apart(bench: Bench) -> None:
+    together = [Request(prompt=f"a house, {n}", out=f"{n}.png") for n in range(3)]
+    later = Request(prompt="a boat", out="later.png")
+    for request in (*together, later):
+        bench.client.submit(request)
+    for request in together:
+        bench.wire.say(Started(request.id, request))
+    bench.die()
+    bench.wire.say(READY)
+    again = [command for command in bench.wire.sent if isinstance(command, Submit)]
+    assert [(command.request.id, command.alone) for command in again] == [
+        *((request.id, True) for request in together),
+        (later.id, False),
+    ]
+    # whoever it was, it is the only one that is set aside
+    bench.wire.say(Started(together[0].id, together[0]))
+    bench.die()
+    aside = [event.id for event in bench.events if isinstance(event, SetAside)]
+    assert aside == [together[0].id]
 
 
 def test_a_warm_up_that_kills_the_engine_is_not_tried_for_ever(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,12 +31,27 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         client.close()
 
 
-def picture(engine: Client, model: Path, tile: str) -> Result:
+def picture(engine: Client, model: Path, tile: str, scale: int = 1, guidance: float | None = None) -> Result:
     request = Request(
-        prompt="a red house", model=str(model), seed=7, steps=2, width=96, height=64, draft=True, how=How(tile=tile)
+        prompt="a red house",
+        model=str(model),
+        seed=7,
+        steps=2,
+        guidance=guidance,
+        width=96 * scale,
+        height=64 * scale,
+        draft=True,
+        how=How(tile=tile),
     )
     engine.submit(request)
     return result_of(engine, request.id)
+
+
+WORDS: dict[str, dict[str, Any]] = {
+    "qwen_image": {"true_cfg_scale": 1.0},
+    "wan": {"num_frames": 1, "output_type": "pil"},
+    "ltx": {"num_frames": 1, "output_type": "pil", "guidance_scale": 1.0},
+}
 
 
 @pytest.mark.parametrize(
@@ -43,22 +59,29 @@ def picture(engine: Client, model: Path, tile: str) -> Result:
     [
         ("flux", lambda vae: vars(vae).update(use_tiling=True, tile_latent_min_size=4, tile_sample_min_size=32)),
         ("qwen_image", lambda vae: vae.enable_tiling(32, 32, 24, 24)),
+        ("flux2", lambda vae: vars(vae).update(use_tiling=True, tile_latent_min_size=4, tile_sample_min_size=32)),
+        ("wan", lambda vae: vae.enable_tiling(32, 32, 24, 24)),
+        ("ltx", lambda vae: vae.enable_tiling(128, 128, tile_sample_stride_height=96, tile_sample_stride_width=96)),
     ],
 )
 def test_tiles_are_the_librarys(
     family: str, tiled: Callable[[nn.Module], None], engine: Client, tmp_path: Path
 ) -> None:
     model = make(family, tmp_path / family)
-    whole, ours, again = (picture(engine, model, tile) for tile in ("off", "32", "off"))
-    assert (whole.tiling, ours.tiling) == ("off", "32")
+    # a latent position of LTX is 32 pixels wide; guided, its stock pipeline makes a batch of two
+    edge, scale, guidance = ("128", 2, 1.0) if family == "ltx" else ("32", 1, None)
+    whole, ours, again = (picture(engine, model, tile, scale, guidance) for tile in ("off", edge, "off"))
+    assert (whole.tiling, ours.tiling) == ("off", edge)
     assert whole.pixels_sha256 == again.pixels_sha256
 
     pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     tiled(pipeline.vae)
     generator = torch.Generator("cpu").manual_seed(7)
-    words = {"true_cfg_scale": 1.0} if family == "qwen_image" else {}
-    image = pipeline("a red house", num_inference_steps=2, width=96, height=64, generator=generator, **words).images[0]
+    words: dict[str, Any] = WORDS.get(family, {})
+    size = {"width": 96 * scale, "height": 64 * scale}
+    made = pipeline(prompt="a red house", num_inference_steps=2, generator=generator, **size, **words)
+    image = made.frames[0][0] if hasattr(made, "frames") else made.images[0]
     assert hashlib.sha256(image.convert("RGB").tobytes()).hexdigest() == ours.pixels_sha256 != whole.pixels_sha256
 
 

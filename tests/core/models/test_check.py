@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.messages import Request, UserError
 from core.models.check import resolve
-from core.models.info import Defaults, ModelInfo
+from core.models.info import Clip, Defaults, ModelInfo
 
 MODEL = ModelInfo(
     name="test",
@@ -74,3 +74,28 @@ def test_every_size_is_either_right_or_refused(width: int, height: int) -> None:
     assert request.width == width > 0
     assert request.height == height > 0
     assert width % 16 == height % 16 == 0
+
+
+CLIPS = msgspec.structs.replace(MODEL, clip=Clip(fps=16, temporal=4), defaults=Defaults(frames=81, steps=50))
+
+
+def test_frames_are_the_models_unless_a_draft_is_made() -> None:
+    assert resolve(Request(prompt="a"), MODEL).frames == 1
+    assert resolve(Request(prompt="a"), CLIPS).frames == 81
+    assert resolve(Request(prompt="a", draft=True), CLIPS).frames == 1
+    assert resolve(Request(prompt="a", frames=5), CLIPS).frames == 5
+    assert resolve(Request(prompt="a", frames=1), MODEL).frames == 1
+
+
+@pytest.mark.parametrize(
+    ("frames", "nearest"), [(4, 5), (6, 5), (80, 81), (0, 1), (-7, 1), (2, 1), (20_000, 9997), (10_000, 9997)]
+)
+def test_impossible_frames_are_refused_with_the_nearest(frames: int, nearest: int) -> None:
+    with pytest.raises(UserError, match=rf"multiple of 4 and one; the nearest is {nearest}\."):
+        resolve(Request(prompt="a", frames=frames), CLIPS)
+    assert resolve(Request(prompt="a", frames=nearest), CLIPS).frames == nearest
+
+
+def test_a_model_of_stills_makes_one_frame() -> None:
+    with pytest.raises(UserError, match="makes still pictures, not 5 frames"):
+        resolve(Request(prompt="a", frames=5), MODEL)

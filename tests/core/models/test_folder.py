@@ -15,6 +15,7 @@ import pytest
 from core.messages import ModelFileError, UserError
 from core.models import catalogue
 from core.models.folder import read_folder
+from core.models.info import Clip, Defaults
 
 Tiny = Callable[[str], Path]
 
@@ -52,9 +53,35 @@ def test_the_fingerprint_follows_the_files(flux: Path, tiny: Tiny) -> None:
     assert read_folder(flux).fingerprint != before
 
 
-@pytest.mark.parametrize(("family", "multiple"), [("sdxl", 8), ("sd3", 16), ("z_image", 16), ("qwen_image", 16)])
-def test_the_size_must_fit_the_family(tiny: Tiny, family: str, multiple: int) -> None:
-    assert read_folder(tiny(family)).size_multiple == multiple
+@pytest.mark.parametrize(
+    ("family", "multiple", "clip"),
+    [
+        ("sdxl", 8, None),
+        ("sd3", 16, None),
+        ("z_image", 16, None),
+        ("qwen_image", 16, None),
+        ("flux2", 16, None),
+        ("wan", 16, Clip(fps=16, temporal=4)),
+        ("wan22", 16, Clip(fps=16, temporal=4)),
+        ("wan22_5b", 32, Clip(fps=24, temporal=4)),
+        ("ltx", 32, Clip(fps=25, temporal=8)),
+    ],
+)
+def test_sizes_and_frames_are_what_the_family_compresses(
+    tiny: Tiny, family: str, multiple: int, clip: Clip | None
+) -> None:
+    info = read_folder(tiny(family))
+    assert (info.size_multiple, info.clip) == (multiple, clip)
+
+
+def test_what_a_family_defaults_to_gives_way_to_the_folders_own(tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny("wan"), tmp_path / "wan"))
+    assert read_folder(folder).defaults == Defaults(width=832, height=480, frames=81, steps=50)
+    assert read_folder(tiny("wan22_5b")).defaults.frames == 121
+    assert read_folder(tiny("flux2_klein")).defaults.steps == 4
+    (folder / "residency.json").write_text('{"defaults": {"frames": 33, "guidance": 6.0}}')
+    expected = Defaults(width=832, height=480, frames=33, steps=50, guidance=6.0)
+    assert read_folder(folder).defaults == expected
 
 
 def test_a_truncated_weight_file_is_named(flux: Path) -> None:

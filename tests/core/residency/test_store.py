@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from core.messages import ModelFileError
-from core.models.headers import data_start, read_header
-from core.residency.slabs import ALIGNMENT, Division, Slab, divide
-from core.residency.store import FileTensor, HostStore, MemoryTensor, OpenFile
+from core.models.headers import read_safetensors
+from core.residency.slabs import ALIGNMENT, Division, Piece, Slab, divide
+from core.residency.store import FileTensor, HostStore, MemoryTensor, OpenFile, Stopped
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -37,10 +37,13 @@ def in_memory(net: nn.Module) -> HostStore:
 def in_file(net: nn.Module, path: Path) -> HostStore:
     tensors = dict([*net.named_parameters(), *net.named_buffers()])
     save_file(tensors, path)
-    file, start = OpenFile(path), data_start(path)
+    file, found = OpenFile(path), read_safetensors(path)
     dtypes = {**DTYPES, "I64": torch.int64}
     return HostStore(
-        {n: FileTensor(file, start + header.start, dtypes[header.type]) for n, header in read_header(path).items()}
+        {
+            n: FileTensor(file, found.data_start + header.start, dtypes[header.type])
+            for n, header in found.tensors.items()
+        }
     )
 
 
@@ -112,3 +115,24 @@ def test_a_file_that_was_written_over_is_refused_and_one_that_was_replaced_is_no
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"gone.safetensors cannot be read"):
         OpenFile(tmp_path / "gone.safetensors")
+
+
+def test_reading_can_be_stopped_within_a_slab() -> None:
+    class Counted:
+        reads = 0
+
+        def read(self, piece: Piece, target: torch.Tensor, start: int = 0) -> None:
+            self.reads += 1
+
+        def advise(self, advice: str) -> None:
+            raise AssertionError
+
+    source, size = Counted(), 80 << 20
+    store = HostStore({"weight": source})
+    slab = Slab("block", (Piece("weight", (size,), torch.uint8, 0),))
+    buffer = torch.empty(size, dtype=torch.uint8)
+    store.fill(slab, buffer)
+    assert source.reads == 5
+    with pytest.raises(Stopped):
+        store.fill(slab, buffer, stopped=lambda: source.reads >= 7)
+    assert source.reads == 7
