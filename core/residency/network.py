@@ -7,18 +7,17 @@ import functools
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from core.hardware.interface import Accelerator
-from core.planning.reserve import ARENA_BYTES
 from core.residency.adapters import Sides, Weighted
 from core.residency.binding import Binding
 from core.residency.folding import Folding
 from core.residency.lockstep import meet
+from core.residency.memory import DeviceMemory, Note
 from core.residency.packed import PackedLinear, Scratch
 from core.residency.placement import as_many_as_fit, resident_of
 from core.residency.slabs import Division, Slab
@@ -26,13 +25,9 @@ from core.residency.staging import Staging
 from core.residency.store import HostStore
 from core.residency.streamer import REST, Streamer
 
-SLOTS, SCRATCH = "slots", "scratch"
 # Slabs that stay may be copied in parts, so that a large embedding needs no pinned memory of its size.
 _PART_BYTES = 64 << 20
 _ATTEMPTS = 4  # of running a block when memory runs out
-
-Note = Callable[[str, int, str], None]
-"""Told of every change of device memory: owner (the component, SLOTS or SCRATCH), bytes, reason."""
 
 
 class Network:
@@ -50,7 +45,7 @@ class Network:
     ) -> None:
         """`module` runs its blocks through this from now on, until `close`. Packed layers decode into `scratch`."""
         self.name, self.module, self.division = name, module, division
-        self._store, self._accelerator, self._note = store, accelerator, note
+        self._store, self._accelerator = store, accelerator
         self._sides = Sides(module, division, store)
         self._slabs: dict[int, Slab] = dict(enumerate(slab for _, slab in division.blocks))
         if division.rest.pieces:
@@ -58,10 +53,10 @@ class Network:
         self._bindings = {
             number: Binding(module, slab, division.same, accelerator.absent) for number, slab in self._slabs.items()
         }
-        self._arenas: list[_Arena] = []
-        self._on_device: dict[int, torch.Tensor] = {}  # views into arenas
-        self._filled: set[int] = set()  # of those on the device, the ones whose bytes have arrived
-        self._slots: list[torch.Tensor] = []  # views of one buffer
+        layers = [layer for layer in module.modules() if isinstance(layer, PackedLinear)]
+        scratch_bytes = max((layer.scratch_bytes for layer in layers), default=0)
+        self._memory = DeviceMemory(name, accelerator, note, self._forget, scratch, scratch_bytes)
+        self._on_device = self._memory.held
         self._streamer: Streamer | None = None
         self._is_ahead = False  # whether the streamer brings what a later phase needs
         self._inside: int | None = None  # the streamed block that is in its slot, for one call or for several
@@ -69,9 +64,6 @@ class Network:
         # asked when memory runs out in a block; returns whether there is more room now, so that it may run again
         self.give_way: Callable[[str], bool] | None = None
         self.check: Callable[[], None] = _go_on  # raises when whoever waits for weights shall not
-        self._scratch = scratch
-        layers = [layer for layer in module.modules() if isinstance(layer, PackedLinear)]
-        self._scratch_bytes = max((layer.scratch_bytes for layer in layers), default=0) if scratch is not None else 0
         self._link_bytes = 0
         self._streamed_bytes = 0
         self.folding = Folding(module, division, accelerator, note) if division.folded else None
@@ -105,7 +97,7 @@ class Network:
     @property
     def held_bytes(self) -> int:
         """Bytes of weights that have device memory of their own, without slots."""
-        return sum(arena.buffer.nbytes for arena in self._arenas)
+        return self._memory.held_bytes
 
     @property
     def size(self) -> int:
@@ -151,7 +143,7 @@ class Network:
         wanted = {*resident, REST} & set(self._slabs)
         sides = self._sides.resident({*resident, REST}).values()
         weights = sum(slab.size for slab in (*(self._slabs[number] for number in wanted), *sides))
-        return weights + slots * self._largest_streamed(wanted) + self._scratch_bytes - self.held_bytes
+        return weights + slots * self._largest_streamed(wanted) + self._memory.scratch_bytes - self.held_bytes
 
     def adapt(self, wanted: Sequence[Weighted]) -> None:
         """Let these adapters be beside the network from now on. Not while it runs; nothing of the network moves."""
@@ -182,27 +174,17 @@ class Network:
         sides = self._sides.resident({*resident, REST})
         self._lay_beside(sides)
         wanted = ({*resident, REST} & set(self._slabs)) | set(sides)
-        for arena in [arena for arena in self._arenas if not wanted.issuperset(arena.numbers)]:
-            self._free(arena, leaving)
-        size = self._largest_streamed(wanted)
+        memory, size = self._memory, self._largest_streamed(wanted)
         count = slots if size else 0
-        if len(self._slots) != count or any(slot.nbytes != size for slot in self._slots):
-            self.free_slots()  # they are made anew below
-        if count and not self._slots:
-            buffer = self._accelerator.allocate(count * size, SLOTS)
-            self._slots = list(buffer.split(size))
-            self._note(SLOTS, buffer.nbytes, f"streamed blocks of {self.name}")
+        memory.keep_only(wanted, leaving)
+        memory.drop_slots_unless(count, size)
+        memory.make_slots(count, size)
         for number in sorted(set(sides) - set(self._on_device)):
-            self._allocate([number], reason)  # so that an adapter comes and goes alone
-        missing = sorted(wanted - set(self._on_device))
-        while missing:
-            missing = missing[self._allocate(missing, reason) :]
-        if self._scratch is not None and self._scratch.buffer is None and self._scratch_bytes:
-            self._scratch.buffer = self._accelerator.allocate(self._scratch_bytes, SCRATCH)
-            self._note(SCRATCH, self._scratch_bytes, f"packed weights of {self.name} are decoded into it")
+            memory.give({number: self._slabs[number]}, reason)  # so that an adapter comes and goes alone
+        memory.give({number: self._slabs[number] for number in wanted - set(self._on_device)}, reason)
+        memory.make_scratch()
         if self.folding is not None and self.folding.pending:
-            empty = [self._on_device[number] for number in self.resident if number not in self._filled]
-            self.folding.place([*self._slots, *empty])
+            self.folding.place([*memory.slots, *(b for number, b in memory.missing().items() if number > REST)])
 
     def keep(self, size: int, reason: str) -> None:
         """Let go of device memory until at most `size` bytes are held: slots first, then the last blocks."""
@@ -210,8 +192,7 @@ class Network:
         self.free_slots()
         if self.folding is not None:
             self.folding.end()
-        while self.held_bytes > size:
-            self._free(max(self._arenas, key=lambda arena: arena.numbers[0]), reason)  # REST is the last to go
+        self._memory.shrink(size, reason)  # REST is the last to go
 
     def release_files(self) -> None:
         """Let the OS forget what it remembers of the files."""
@@ -263,15 +244,15 @@ class Network:
         `after` lets other copies go first; what is returned is set behind these.
         """
         first: list[int] = []
-        for number in sorted(({*resident, REST} & set(self._slabs)) - self._filled):
+        for number in sorted(({*resident, REST} & set(self._slabs)) - self._memory.filled):
             size -= self._slabs[number].size
             if size < 0:
                 break
             first.append(number)
-        missing = [number for number in first if number not in self._on_device]
         with contextlib.suppress(torch.OutOfMemoryError):  # it will come when it is needed
-            while missing:
-                missing = missing[self._allocate(missing, reason) :]
+            self._memory.give(
+                {number: self._slabs[number] for number in first if number not in self._on_device}, reason
+            )
         there = {number: self._on_device[number] for number in first if number in self._on_device}
         self._streamer = Streamer(
             self._accelerator, self._store, staging, self._slabs, missing=there, streamed=[], slots=[], after=after
@@ -316,9 +297,9 @@ class Network:
             self._store,
             self._staging,
             self._slabs | {number: self.division.blocks[number][1] for number in streamed},
-            missing={number: buffer for number, buffer in self._on_device.items() if number not in self._filled},
+            missing=self._memory.missing(),
             streamed=streamed,
-            slots=self._slots,
+            slots=self._memory.slots,
             passes=passes,
             after=after,
             check=self._check,
@@ -335,7 +316,7 @@ class Network:
             self._store,
             self._staging,
             {number: self._slabs[number] for number in rest} | folding.slabs,
-            missing={number: buffer for number, buffer in rest.items() if number not in self._filled},
+            missing={number: buffer for number, buffer in self._memory.missing().items() if number <= REST},
             streamed=list(folding.slabs),
             slots=folding.slots,
             passes=1,
@@ -359,7 +340,7 @@ class Network:
             self._inside = None
         if streamer is not None:
             streamer.stop()
-            self._filled |= streamer.arrived
+            self._memory.filled |= streamer.arrived
             self._link_bytes += streamer.copied_bytes
             streamer.forget()
 
@@ -427,63 +408,26 @@ class Network:
     def _lay_beside(self, sides: Mapping[int, Slab]) -> None:
         """Let these be the adapters' slabs of what is resident; those that were others before leave."""
         for number in [number for number in self._slabs if number < REST and self._slabs[number] != sides.get(number)]:
-            for arena in [arena for arena in self._arenas if number in arena.numbers]:
-                self._free(arena, "adapters lie beside other layers from now on")
+            self._memory.take(number, "adapters lie beside other layers from now on")
             del self._slabs[number], self._bindings[number]
         for number, slab in sides.items():
             if number not in self._slabs:
                 self._slabs[number] = slab
                 self._bindings[number] = self._sides.binding(slab, self._accelerator.absent)
 
-    def _allocate(self, numbers: Sequence[int], reason: str) -> int:
-        """Give memory to the first of these slabs, to several at once where they are small; returns to how many."""
-        count, total = 0, 0
-        while count < len(numbers) and (not count or total + self._slabs[numbers[count]].size <= ARENA_BYTES):
-            total += self._slabs[numbers[count]].size
-            count += 1
-        arena = _Arena(self._accelerator.allocate(total, self.name), tuple(numbers[:count]))
-        self._arenas.append(arena)
-        start = 0
-        for number in arena.numbers:
-            self._on_device[number] = arena.buffer[start : start + self._slabs[number].size]
-            start += self._slabs[number].size
-        self._note(self.name, total, reason)
-        return count
-
-    def _free(self, arena: _Arena, reason: str) -> None:
-        self._arenas.remove(arena)
-        for number in arena.numbers:
-            self._filled.discard(number)
-            self._bindings[number].forget(self._on_device.pop(number))
-        self._accelerator.free(arena.buffer)
-        self._note(self.name, -arena.buffer.nbytes, reason)
+    def _forget(self, number: int | None, buffer: torch.Tensor) -> None:
+        """A buffer goes: let go of the views into it."""
+        if number is not None:
+            self._bindings[number].forget(buffer)
+            return
+        for binding in self._bindings.values():
+            binding.forget(buffer)
+        self._sides.forget(buffer)
 
     def free_slots(self) -> None:
         """Let go of the slots, and of the memory that weights are decoded into."""
-        if self._scratch is not None and self._scratch.buffer is not None:
-            self._accelerator.free(self._scratch.buffer)
-            self._scratch.buffer = None
-            self._note(SCRATCH, -self._scratch_bytes, "the phase is over")
-        if not self._slots:
-            return
-        for binding in self._bindings.values():
-            for slot in self._slots:
-                binding.forget(slot)
-        for slot in self._slots:
-            self._sides.forget(slot)
-        size = sum(slot.nbytes for slot in self._slots)
-        self._accelerator.free(self._slots[0])
-        self._slots = []
-        self._note(SLOTS, -size, "no block is streamed any more")
+        self._memory.free_slots()
 
 
 def _go_on() -> None:
     """Nobody wants it stopped."""
-
-
-@dataclass(eq=False)
-class _Arena:
-    """One allocation on the device, and the slabs in it in their order."""
-
-    buffer: torch.Tensor
-    numbers: tuple[int, ...]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from core.residency.adapters import OUTSIDE, Sides, Weighted
-from core.residency.network import Note
+from core.residency.memory import Note
 from core.residency.slabs import Division, Slab
 from core.residency.staging import Staging
 from core.residency.store import HostStore
