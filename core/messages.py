@@ -57,7 +57,7 @@ class How(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     resident. `tile` is auto, off or a tile's edge in pixels. `offload` is one of OFFLOAD, or empty. Without `cache` the
     text's encoding is neither read from disk nor kept there. `estimate` is one of ESTIMATES: the bytes of activations
     come from a fitted formula, or from a dry run at exactly this size. Without `lockstep` each call of the denoiser
-    streams its blocks for itself.
+    streams its blocks for itself. For pictures that wait the first may come later than alone by a share of `latency`.
     """
 
     prefer: float = 0.5  # 0: the fastest plan, 1: the best weights
@@ -71,6 +71,7 @@ class How(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache: bool = True
     estimate: str = "formula"
     lockstep: bool = True
+    latency: float = 0.2
 
 
 AS_PLANNED = How()

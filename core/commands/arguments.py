@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core import sizes
-from core.messages import ESTIMATES, OFFLOAD, Adapter, How
+from core.messages import AS_PLANNED, ESTIMATES, OFFLOAD, Adapter, How
 
 
 def byte_size(text: str) -> int:
@@ -147,6 +147,13 @@ def add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tile", default="auto", metavar="auto|off|SIZE", help="tiles of the VAE, in pixels")
     parser.add_argument("--no-fold", action="store_true", help="keep modulation weights on the device")
     parser.add_argument(
+        "--latency",
+        type=number,
+        default=AS_PLANNED.latency,
+        metavar="SHARE",
+        help="how much later the first of several queued pictures may come than alone: 0.2 is a fifth",
+    )
+    parser.add_argument(
         "--no-lockstep", action="store_true", help="let each pass of the denoiser stream its blocks for itself"
     )
     parser.add_argument("--no-cache", action="store_true", help="neither read nor keep the text's encoding on disk")
@@ -172,6 +179,7 @@ def how_of(options: argparse.Namespace) -> How:
         cache=not options.no_cache,
         estimate=options.estimate,
         lockstep=not options.no_lockstep,
+        latency=options.latency,
     )
 
 

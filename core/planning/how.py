@@ -44,6 +44,8 @@ def options_of(
         raise UserError(f"A preference of {how.prefer:g} is not possible; give 0 (fastest) to 1 (best quality).")
     if how.estimate not in ESTIMATES:
         raise UserError(f"There is no estimate called {how.estimate}; choose formula or dryrun.")
+    if not (math.isfinite(how.latency) and how.latency >= 0):
+        raise UserError(f"A latency of {how.latency:g} is not possible; give 0 or more, where 0.2 is a fifth later.")
     if how.headroom_bytes is not None and how.headroom_bytes < 0:
         raise UserError(f"A headroom of {how.headroom_bytes} bytes is not possible; give 0 or more.")
     return msgspec.structs.replace(
@@ -56,6 +58,7 @@ def options_of(
         tiles=_tiles(how.tile, model, able),
         headroom_bytes=how.headroom_bytes,
         lockstep=able.lockstep and how.lockstep,
+        latency=how.latency,
         **_placed(how, model, hardware, able),
     )
 

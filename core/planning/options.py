@@ -5,12 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from core.hardware.profile import HardwareProfile
+from core.messages import AS_PLANNED
 
 # The preference in the middle takes the best quality within so much of the fastest plan's expected seconds.
 _MIDDLE_TOLERANCE = 0.15
 UNFELT_SECONDS = 0.1  # "the limit for having the user feel that the system is reacting instantaneously" (Nielsen 1993)
-# The first picture may come so much later than alone, for the sake of those that follow. Assumed to be hardly felt.
-LATENCY_SHARE = 0.2
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +36,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     packing: bool = True
     headroom_bytes: int | None = None
     lockstep: bool = True
-    latency: float = LATENCY_SHARE
+    latency: float = AS_PLANNED.latency
     together: bool = False
     ahead: bool = True
 

@@ -35,7 +35,6 @@ from core.messages import (
 from core.models import catalogue
 from core.models.check import resolve
 from core.models.info import ModelInfo
-from core.planning.options import LATENCY_SHARE
 from core.plans import PhasePlan, Plan, formats_of
 from core.scheduler.ahead import encode_ahead, pays
 from core.scheduler.loaded import LoadedModel, LoadedModels, Prepare
@@ -233,7 +232,7 @@ class Making:
             asked, models = self._asked, self._studio.models
             waiting = self._studio.waiting.requests()
             alike = [each for each in waiting if (each.how, each.loras) == (asked.how, asked.loras)]
-            limit = LATENCY_SHARE * self._plan.total_seconds
+            limit = self._asked.how.latency * self._plan.total_seconds
             attached = models.attached(self._model, asked.loras)
             formats, interrupt = formats_of(self._plan), self._studio.interrupt
             encode_ahead(alike, self._model, formats, first.cache, interrupt, limit, attached)

@@ -52,6 +52,14 @@ def test_the_plan_is_as_it_was_asked_for() -> None:
     assert placed["transformer"].streamed_bytes == 0
 
 
+def test_how_much_later_the_first_of_several_may_come_is_a_preference() -> None:
+    assert options_of(How(), FLUX, CARD).latency == 0.2
+    assert options_of(How(latency=0.0), FLUX, CARD).latency == 0.0
+    for latency in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="latency"):
+            options_of(How(latency=latency), FLUX, CARD)
+
+
 def test_lockstep_needs_both_the_person_and_the_engine() -> None:
     assert options_of(How(), FLUX, CARD).lockstep
     assert not options_of(How(lockstep=False), FLUX, CARD).lockstep

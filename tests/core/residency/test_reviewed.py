@@ -190,7 +190,6 @@ def test_a_waiting_jobs_guidance_is_not_that_of_the_job_which_runs(
     start: Callable[[EmulatedAccelerator], Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(making, "pays", lambda plan, phase: True)
-    monkeypatch.setattr(making, "LATENCY_SHARE", 1e6)
     model = str(make("sdxl", tmp_path / "sdxl"))
 
     def pixels(title: str, *guidances: float) -> str:
@@ -206,6 +205,7 @@ def test_a_waiting_jobs_guidance_is_not_that_of_the_job_which_runs(
                     height=64,
                     guidance=guidance,
                     out=str(tmp_path / f"{title} {number}.png"),
+                    how=How(latency=1e6),
                 )
             )
         engine.start()

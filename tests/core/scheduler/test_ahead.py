@@ -12,8 +12,7 @@ from core.engine.client import Client
 from core.hardware.emulated import EmulatedAccelerator
 from core.hardware.emulated_card import EmulatedCard
 from core.library.queue import JobQueue
-from core.messages import Event, Finished, LedgerRecord, Planned, Request
-from core.scheduler import making
+from core.messages import AS_PLANNED, Event, Finished, How, LedgerRecord, Planned, Request
 from tests.events import wait_for
 
 MIB = 2**20
@@ -43,11 +42,11 @@ def engine(home: Path, card: EmulatedAccelerator) -> Iterator[Client]:
     client.close()
 
 
-def run_all(engine: Client, folder: Path) -> tuple[dict[str, str], list[Event]]:
+def run_all(engine: Client, folder: Path, how: How = AS_PLANNED) -> tuple[dict[str, str], list[Event]]:
     """Queue every prompt before the engine starts: (pixels by prompt, events)."""
     for number, prompt in enumerate(PROMPTS):
         out = str(folder / f"{number}.png")
-        engine.submit(Request(prompt=prompt, model="starter", seed=1, steps=2, width=64, height=64, out=out))
+        engine.submit(Request(prompt=prompt, seed=1, steps=2, width=64, height=64, out=out, how=how))
     engine.start()
     seen: list[Event] = []
     pixels = {}
@@ -66,11 +65,9 @@ def test_the_encoders_cross_the_link_once_for_all_that_wait(
     patient: bool,
     engine: Client,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     pixels_of: Callable[[], dict[str, str]],
 ) -> None:
-    monkeypatch.setattr(making, "LATENCY_SHARE", 1e6 if patient else 0.0)
-    pixels, seen = run_all(engine, tmp_path)
+    pixels, seen = run_all(engine, tmp_path, How(latency=1e6 if patient else 0.0))
     plans = [event.plan for event in seen if isinstance(event, Planned)]
     assert any(component.kept_bytes < component.bytes for component in plans[0].components)
     assert arrivals(seen, "text_encoder_2") == (1 if patient else len(PROMPTS))
