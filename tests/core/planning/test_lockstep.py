@@ -208,7 +208,9 @@ def test_a_plan_for_several_keeps_its_promises(model, link, memory, side, steps,
     assert single.expected_seconds <= alone.expected_seconds * (1 + 1e-9)
     simulation = simulate(plan, job, hardware, Options())
     assert simulation.peak_bytes <= plan.budget_bytes
-    assert simulation.total_seconds == pytest.approx(plan.total_seconds, rel=0.17, abs=0.005)
+    slowest = min(hardware.disk_rate, hardware.link_rate(pinned=False))
+    folded = sum(component.folded_bytes for component in plan.components) / slowest
+    assert simulation.total_seconds == pytest.approx(plan.total_seconds, rel=0.17, abs=0.005 + folded)
     assert simulation.link_bytes == pytest.approx(plan.link_bytes, abs=len(plan.phases))
 
 

@@ -81,8 +81,11 @@ def test_a_plan_keeps_the_budget_and_the_simulation_agrees(model, card, side, st
         assert alternative.formats != {component.name: component.format for component in plan.components}
     simulation = simulate(plan, job, hardware, options)
     assert simulation.peak_bytes <= plan.budget_bytes
-    # two slots leave up to a sixth on the table where copying and computing take equally long
-    assert simulation.total_seconds == pytest.approx(plan.total_seconds, rel=0.17, abs=0.005)
+    # two slots leave up to a sixth on the table where copying and computing take equally long; what is folded comes
+    # before the first block, while the plan counts it beside that
+    slowest = min(hardware.disk_rate, hardware.link_rate(pinned=False) or hardware.disk_rate)
+    folded = sum(component.folded_bytes for component in plan.components) / slowest
+    assert simulation.total_seconds == pytest.approx(plan.total_seconds, rel=0.17, abs=0.005 + folded)
     if not encoded:
         assert simulation.ledger[-1].resident_bytes == sum(component.kept_bytes for component in plan.components)
 
