@@ -8,6 +8,7 @@ the answers of the others.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class Together:
         return components, block_state
 
 
-class _Guider:
+class _Guider(ABC):
     """A guider that gives out only one of its batches."""
 
     def __init__(self, guider: ClassifierFreeGuidance) -> None:
@@ -74,8 +75,9 @@ class _Guider:
     def prepare_inputs_from_block_state(self, *args: Any) -> list[BlockState]:
         return self._one_of(self._guider.prepare_inputs_from_block_state(*args))
 
+    @abstractmethod
     def _one_of(self, batches: list[BlockState]) -> list[BlockState]:
-        raise NotImplementedError
+        """The batch that the block sees."""
 
 
 class _Leading(_Guider):

@@ -35,6 +35,7 @@ from core.messages import (
 from core.models import catalogue
 from core.models.check import resolve
 from core.models.info import ModelInfo
+from core.planning.lockstep import MOST_COMPANIONS
 from core.plans import PhasePlan, Plan, formats_of
 from core.scheduler.ahead import encode_ahead, pays
 from core.scheduler.loaded import LoadedModel, LoadedModels, Prepare
@@ -173,8 +174,10 @@ class Making:
 
     def _companions(self) -> list[Request]:
         """What waits for the same model, to be made in the same way."""
-        companions = []
+        companions: list[Request] = []
         for asked in self._studio.waiting.requests():
+            if len(companions) == MOST_COMPANIONS:  # a long queue is not looked through for each picture
+                break
             if asked.how != self._asked.how or asked.loras != self._asked.loras:
                 continue
             try:
