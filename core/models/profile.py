@@ -250,23 +250,6 @@ def read(path: Path) -> ModelProfile:
         raise ModelFileError(f"{path} is no model profile ({error}).") from error
 
 
-def lora_bytes(
-    component: ComponentProfile, rank: int, *, element_bytes: int = 2, roles: tuple[str, ...] = ("linear",)
-) -> int:
-    """Bytes of a LoRA on every tensor of some roles: two factors, (rows x rank) and (rank x columns), for each.
-
-    A side branch also keeps rank numbers per token of each layer while it runs, which is little beside the activations.
-    Rows and columns are the first extent of a shape and the product of the others, which holds for convolutions too.
-    """
-    parts = [(component.rest, 1), *((component.kinds[kind], count) for kind, count in component.order)]
-    numbers = 0
-    for part, count in parts:
-        for tensor in part.tensors:
-            if tensor.role in roles and len(tensor.shape) > 1:
-                numbers += rank * (tensor.shape[0] + _elements(tensor.shape[1:])) * count
-    return numbers * element_bytes
-
-
 def _elements(shape: tuple[int, ...]) -> int:
     product = 1
     for extent in shape:

@@ -63,11 +63,6 @@ def options_of(
     )
 
 
-def is_free(how: How) -> bool:
-    """Whether all but the preference is left to the planner."""
-    return how == How(prefer=how.prefer)
-
-
 def _format(name: str, wanted: str, model: ModelProfile, hardware: HardwareProfile | None, able: Options) -> str:
     wanted = wanted.upper()
     if wanted not in FORMATS:

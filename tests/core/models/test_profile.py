@@ -17,7 +17,6 @@ from core.models.profile import (
     evaluate,
     flops,
     load,
-    lora_bytes,
     names,
     read,
     tiled_activation,
@@ -162,11 +161,6 @@ def test_what_follows_from_a_profile() -> None:
     assert activation(COMPONENT, variables, kernel="math") == 500  # 25 - 50: something else makes the peak
     assert activation(COMPONENT, {**variables, "A": 10.0}, kernel="math") == 1050
     assert activation(COMPONENT, variables, encode=True) == 400
-
-
-def test_a_lora_is_two_factors_of_each_linear_layer() -> None:
-    assert lora_bytes(COMPONENT, 8) == 3 * 8 * (4 + 6) * 2
-    assert lora_bytes(COMPONENT, 8, roles=("linear", "modulation"), element_bytes=4) == (3 * 8 * 10 + 8 * 7) * 4
 
 
 def test_tiles_need_what_one_needs_and_what_is_kept() -> None:
