@@ -16,10 +16,11 @@ from core.hardware.emulated_card import EmulatedCard
 from core.hardware.interface import Accelerator
 from core.hardware.profile import HardwareProfile
 from core.library.queue import JobQueue
-from core.messages import Cancelled, Event, Failed, Finished, How, Planned, Progress, Request, Result
+from core.messages import Adapter, Cancelled, Event, Failed, Finished, How, Planned, Progress, Request, Result
 from core.plans import Phase, PhasePlan, Plan
 from core.scheduler import planner
 from tests.events import result_of, wait_for
+from tests.tiny_loras import write as write_lora
 from tests.tiny_models import make
 
 MIB = 2**20
@@ -137,16 +138,25 @@ def run_all(client: Client, requests: Sequence[Request]) -> tuple[dict[str, Resu
     return results, seen
 
 
-@pytest.mark.parametrize(("stored", "fold"), [("F32", False), ("Q8_0", True)])
+@pytest.mark.parametrize(
+    ("stored", "fold", "lora"), [("F32", False, False), ("Q8_0", True, False), ("Q8_0", True, True)]
+)
 def test_queued_jobs_of_any_size_share_what_is_streamed(
-    stored: str, fold: bool, engine: Callable[[], Client], tmp_path: Path
+    stored: str, fold: bool, lora: bool, engine: Callable[[], Client], tmp_path: Path
 ) -> None:
     model = str(make("flux", tmp_path / "flux"))
     how = How(residency={"transformer": "streamed"}, formats={"transformer": stored}, fold=fold, cache=False)
     apart = msgspec.structs.replace(how, lockstep=False)
     (tmp_path / "apart").mkdir()
-    results, seen = run_all(engine(), queued(model, tmp_path, how))
-    one_by_one, _ = run_all(engine(), queued(model, tmp_path / "apart", apart))
+    loras: tuple[Adapter, ...] = ()
+    if lora:
+        loras = (Adapter(str(write_lora(tmp_path / "a.safetensors", Path(model), ("transformer",)))),)
+    together, alone = (
+        [msgspec.structs.replace(request, loras=loras) for request in queued(model, folder, wanted)]
+        for folder, wanted in ((tmp_path, how), (tmp_path / "apart", apart))
+    )
+    results, seen = run_all(engine(), together)
+    one_by_one, _ = run_all(engine(), alone)
     plans = [event.plan for event in seen if isinstance(event, Planned)]
     assert plans[0].together > 1
     for name, result in results.items():
@@ -154,8 +164,8 @@ def test_queued_jobs_of_any_size_share_what_is_streamed(
         assert Path(result.file).is_file()
     streamed = results["number-0"].components["transformer"].streamed_bytes
     saved = sum(r.link_bytes for r in one_by_one.values()) - sum(r.link_bytes for r in results.values())
-    together = [steps for _, _, steps in SIZES[: plans[0].together]]
-    assert saved >= streamed * (sum(together) - max(together))
+    steps_together = [steps for _, _, steps in SIZES[: plans[0].together]]
+    assert saved >= streamed * (sum(steps_together) - max(steps_together))
     # told of each: that it was begun, its steps, its end
     for number, (_, _, steps) in enumerate(SIZES):
         told = [e.step for e in seen if isinstance(e, Progress) and e.id == f"number-{number}" and e.phase == "denoise"]
