@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from core.precision import kernels
+from core.precision.decode_f8 import f8_e4m3
 from core.precision.encode_rows import encode_rows
 from core.precision.formats import FORMATS, Format
 from core.precision.scratch import scratch_on
@@ -174,14 +175,22 @@ def _check_size(data: Tensor, entry: Format, shape: tuple[int, ...]) -> None:
 
 
 def _cast(source: Tensor, out: Tensor) -> None:
-    """Copy [n] into another dtype; between two small ones through float32, for which torch has quick casts."""
-    if source.dtype == out.dtype or torch.float32 in (source.dtype, out.dtype):
+    """Copy [n] into another dtype; between two small ones on a CPU through float32, for which there are quick casts."""
+    eight = source.dtype == torch.float8_e4m3fn
+    direct = source.dtype == out.dtype or (torch.float32 in (source.dtype, out.dtype) and not eight)
+    if direct or source.device.type != "cpu":
         out.copy_(source)
         return
     scratch = scratch_on(source.device)
     for start in range(0, len(source), scratch.decoded):
-        part = source[start : start + scratch.decoded]
-        out[start : start + scratch.decoded].copy_(scratch.floats("values", (len(part),)).copy_(part))
+        part, target = source[start : start + scratch.decoded], out[start : start + scratch.decoded]
+        numbers = target if out.dtype == torch.float32 else scratch.floats("values", (len(part),))
+        if eight:
+            f8_e4m3(part.view(torch.uint8), numbers, scratch.take("shifted", (len(part),), torch.int16))
+        else:
+            numbers.copy_(part)
+        if numbers is not target:
+            target.copy_(numbers)
 
 
 def _check_values(rows: Tensor, name: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from core.precision import compiled
 from core.precision.exact import nearest_int, quotient, square_root, sum_rows
 from core.precision.greedy import fit_greedily, fit_positive
 from core.precision.importance import Weights, importance_weights
@@ -38,7 +39,7 @@ def q6_k(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
         weights = torch.mul(parts, parts, out=scratch.floats("weights", tuple(parts.shape)))
     else:
         weights = importance.columns(16, scratch)
-    scale, inverse = fit_symmetric(parts, weights, 32, scratch)
+    scale, inverse = fit_symmetric(parts, weights, 32)
     scale = scale.view(16, n)
     magnitude, extreme = first_extreme(scale)
     zero = magnitude < ZERO
@@ -84,10 +85,10 @@ def q3_k(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
         numbers = _again_symmetric(parts, d, small - 32, 4, lambda lost: found.index_select(1, lost), scratch)
     else:
         weights = importance_weights(parts, importance.columns(16, scratch), 2 * _square_sum(x, scratch) / 256, scratch)
-        scale, inverse = fit_symmetric(parts, weights, 4, scratch)
+        scale, inverse = fit_symmetric(parts, weights, 4)
         scale = scale.view(16, n)
-        total = sum_rows(weights, scratch).view(16, n)
-        d, inverse_of_scales = fit_symmetric(scale, total, 32, scratch)
+        total = sum_rows(weights).view(16, n)
+        d, inverse_of_scales = fit_symmetric(scale, total, 32)
         small = symmetric_integers(scale, inverse_of_scales, 32).to(torch.int32)
         numbers = _again_symmetric(parts, d, small - 32, 4, _by(parts, inverse, 4), scratch)
     small = small.to(torch.int8).view(torch.uint8)
@@ -106,15 +107,15 @@ def q2_k(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     parts = columns(x, 16, scratch)
     if importance is None:
         weights = torch.abs(parts, out=scratch.floats("weights", tuple(parts.shape)))
-        fit = fit_range(parts, weights, 3, -0.5, 0.1, 15, True, scratch)
+        fit = fit_range(parts, weights, 3, -0.5, 0.1, 15, True)
         d, small = _rounded(fit.scale.view(16, n), 15)
         dmin, small_min = _rounded(fit.minimum.view(16, n), 15)
     else:
         weights = importance_weights(parts, importance.columns(16, scratch), _square_sum(x, scratch) / 256, scratch)
-        fit = fit_range(parts, weights, 3, -0.9, 0.05, 36, False, scratch)
-        total = sum_rows(weights, scratch).view(16, n)
-        d, small = fit_positive(fit.scale.view(16, n), total, 15, scratch)
-        dmin, small_min = fit_positive(fit.minimum.view(16, n), total, 15, scratch)
+        fit = fit_range(parts, weights, 3, -0.9, 0.05, 36, False)
+        total = sum_rows(weights).view(16, n)
+        d, small = fit_positive(fit.scale.view(16, n), total, 15)
+        dmin, small_min = fit_positive(fit.minimum.view(16, n), total, 15)
     numbers = _again(parts, d, small, dmin, small_min, 3, fit, scratch)
     both = small.to(torch.int8) | small_min.to(torch.int8) << 4
     return stored(both.view(torch.uint8), packed(numbers, 2, 4, 32), half_bytes(d), half_bytes(dmin))
@@ -128,17 +129,17 @@ def _with_minima(
     parts = columns(x, 32, scratch)
     if importance is None:
         weights = scratch.floats("weights", tuple(parts.shape))
-        average = sum_rows(torch.mul(parts, parts, out=weights), scratch).div_(32)
+        average = sum_rows(torch.mul(parts, parts, out=weights)).div_(32)
         torch.abs(parts, out=weights).add_(square_root(average, scratch))
-        fit = fit_range(parts, weights, nmax, *grid, False, scratch)
+        fit = fit_range(parts, weights, nmax, *grid, False)
         d, small = _rounded(fit.scale.view(8, n), 63)
         dmin, small_min = _rounded(fit.minimum.view(8, n), 63)
     else:
         weights = importance_weights(parts, importance.columns(32, scratch), 2 * _square_sum(x, scratch) / 256, scratch)
-        fit = fit_range(parts, weights, nmax, -0.9, 0.05, 36, False, scratch)
-        total = sum_rows(weights, scratch).view(8, n)
-        d, small = fit_positive(fit.scale.view(8, n), total, 63, scratch)
-        dmin, small_min = fit_positive(fit.minimum.view(8, n), total, 63, scratch)
+        fit = fit_range(parts, weights, nmax, -0.9, 0.05, 36, False)
+        total = sum_rows(weights).view(8, n)
+        d, small = fit_positive(fit.scale.view(8, n), total, 63)
+        dmin, small_min = fit_positive(fit.minimum.view(8, n), total, 63)
     numbers = _again(parts, d, small, dmin, small_min, nmax, fit, scratch)
     scales, minima = (values.to(torch.int8).view(torch.uint8) for values in (small, small_min))
     head = (
@@ -154,7 +155,7 @@ def _with_minima(
 def _square_sum(x: Tensor, scratch: Scratch) -> Tensor:
     """The sum of squares of each block [n], in order."""
     whole = scratch.floats("whole", (x.shape[1], len(x))).copy_(x.t())
-    return sum_rows(whole.square_(), scratch)
+    return sum_rows(whole.square_())
 
 
 def _rounded(values: Tensor, nmax: int) -> tuple[Tensor, Tensor]:
@@ -183,10 +184,11 @@ def _again(
 def _again_symmetric(parts: Tensor, d: Tensor, small: Tensor, nmax: int, found: Found, scratch: Scratch) -> Tensor:
     """The same for formats without minima. `found` gives what the search found in some columns."""
     scale = (d.to(torch.float16).float() * small).view(-1)
-    again = torch.div(parts, scale, out=scratch.floats("again", tuple(parts.shape)))
+    numbers = scratch.floats("again", tuple(parts.shape))
     # as nearest_int, since quotients are far below what that keeps: a weight and its integer have the same sign (or
     # opposite ones, all of them), so a fit's scale is at least half of its grid's
-    numbers = again.round_().clamp_(-nmax, nmax - 1).add_(nmax)
+    if not compiled.search("divide", parts, scale, nmax, numbers):
+        torch.div(parts, scale, out=numbers).round_().clamp_(-nmax, nmax - 1).add_(nmax)
     nothing = scale == 0
     if nothing.any():
         lost = nothing.nonzero()[:, 0]

@@ -94,7 +94,7 @@ def _symmetric(parts: Tensor, weights: Weights | None, nmax: int, scratch: Scrat
         _, extreme = first_extreme(parts)
         d = quotient(extreme.add_(0.0), -nmax)
         return d, _bytes(parts.mul_(_inverse(d)).add_(nmax + 0.5), scratch).clamp_(max=2 * nmax - 1)
-    d, inverse = fit_symmetric(parts, _weights(parts, weights, scratch), nmax, scratch)
+    d, inverse = fit_symmetric(parts, _weights(parts, weights, scratch), nmax)
     return d, _bytes(symmetric_integers(parts, inverse, nmax), scratch)
 
 
@@ -104,6 +104,6 @@ def _range(parts: Tensor, weights: Weights | None, nmax: int, scratch: Scratch) 
         lowest = first_lowest(parts)
         d = quotient((torch.amax(parts, dim=0) - lowest).add_(0.0), nmax)  # +0 of -0
         return d, lowest, _bytes(parts.sub_(lowest).mul_(_inverse(d)).add_(0.5), scratch).clamp_(max=nmax)
-    fit = fit_range(parts, _weights(parts, weights, scratch), nmax, -0.9, 0.05, 36, False, scratch)
+    fit = fit_range(parts, _weights(parts, weights, scratch), nmax, -0.9, 0.05, 36, False)
     numbers = parts.sub_(fit.lowest).mul_(fit.inverse).round_().clamp_(0, nmax)
     return fit.scale, -fit.minimum, _bytes(numbers, scratch)

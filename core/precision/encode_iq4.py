@@ -11,8 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from core.precision import compiled
 from core.precision.decode_32 import IQ4_VALUES
-from core.precision.exact import TINY, Rows, above_zero, grouped, nearest_int, quotient, sum_rows
+from core.precision.exact import TINY, nearest_int, quotient, sum_rows
 from core.precision.importance import Weights, importance_weights
 from core.precision.layout import columns, elements, half_bytes, packed, stored
 from core.precision.scratch import Scratch
@@ -54,7 +55,7 @@ def iq4_nl(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     """One scale for 32 weights."""
     nearest = _Nearest(x.device)
     parts = columns(x, 32, scratch)
-    scale = _search(parts, _weights(x, parts, importance, scratch), nearest, scratch)
+    scale = fit_levels(parts, _weights(x, parts, importance, scratch), nearest, scratch)
     numbers = elements(nearest.indices(parts, _inverse(scale), scratch), len(x), scratch)
     return stored(half_bytes(scale), packed(numbers, 4, 2, 16))
 
@@ -64,7 +65,7 @@ def iq4_xs(x: Tensor, importance: Weights | None, scratch: Scratch) -> Tensor:
     n = len(x)
     nearest = _Nearest(x.device)
     parts = columns(x, 32, scratch)
-    scale = _search(parts, _weights(x, parts, importance, scratch), nearest, scratch).view(8, n)
+    scale = fit_levels(parts, _weights(x, parts, importance, scratch), nearest, scratch).view(8, n)
     _, extreme = first_extreme(scale)
     d = -(extreme.add_(0.0) / 32)
     small = nearest_int(scale * _inverse(d)).clamp_(-32, 31)
@@ -83,37 +84,27 @@ def _weights(x: Tensor, parts: Tensor, importance: Weights | None, scratch: Scra
     if importance is None:
         return torch.mul(parts, parts, out=scratch.floats("weights", tuple(parts.shape)))
     whole = scratch.floats("whole", (x.shape[1], len(x))).copy_(x.t())
-    spread = sum_rows(whole.square_(), scratch) * (2 / x.shape[1])
+    spread = sum_rows(whole.square_()) * (2 / x.shape[1])
     return importance_weights(parts, importance.columns(32, scratch), spread, scratch)
 
 
-def _search(x: Tensor, weights: Tensor, nearest: _Nearest, scratch: Scratch) -> Tensor:
+def fit_levels(x: Tensor, weights: Tensor, nearest: _Nearest, scratch: Scratch) -> Tensor:
     """The scale [B] of x ~ scale * value that fits best."""
+    state = torch.empty((2, x.shape[1]), dtype=torch.float32, device=x.device)
+    best: Tensor = state[0]
+    scale: Tensor = state[1]
+    if compiled.search("fit_levels", x, weights, scale):
+        return scale
     magnitude, extreme = first_extreme(x)
     zero = magnitude < ZERO
     extreme.masked_fill_(zero, 1.0)
     first = quotient(extreme, -IQ4_VALUES[0]).reciprocal_()
     grid = torch.arange(-_TRIES, _TRIES + 1, dtype=torch.float32, device=x.device) + IQ4_VALUES[0]
-    n, width = x.shape
-    product, second = (Rows(scratch, name, n, width) for name in ("product", "second"))
-    sum_qx, sum_q2, ahead, behind = torch.empty((4, width), dtype=torch.float32, device=x.device)
-    state, new = torch.empty((2, 2, width), dtype=torch.float32, device=x.device)
-    best, scale = state.unbind()
-    new_best, new_scale = new.unbind()
     for index, inverse in enumerate((first, *(grid.unsqueeze(1) / extreme))):
-        values = grouped(nearest.values(x, inverse, scratch))
-        torch.mul(grouped(weights), values, out=product.values)
-        torch.mul(product.values, grouped(x), out=second.values)
-        second.sum(sum_qx)
-        product.values.mul_(values)
-        product.sum(sum_q2)
-        torch.mul(best, sum_q2, out=behind)
-        torch.div(sum_qx, sum_q2.clamp_(min=TINY), out=new_scale)  # 0 where sum_q2 is 0, as sum_qx is 0 there, too
-        torch.mul(new_scale, sum_qx, out=new_best)
-        if index:
-            better = above_zero(torch.mul(sum_qx, sum_qx, out=ahead).sub_(behind))
-            state.lerp_(new, better)
-        else:
-            state.copy_(new)
-    result: Tensor = scale.masked_fill(zero, 0.0)
-    return result
+        values = nearest.values(x, inverse, scratch)
+        product = weights * values
+        sum_qx, sum_q2 = sum_rows(product * x), sum_rows(product * values)
+        fit = sum_qx / sum_q2.clamp(min=TINY)  # 0 where sum_q2 is 0, as sum_qx is 0 there, too
+        new = torch.stack((fit * sum_qx, fit))
+        state.copy_(torch.where(sum_qx * sum_qx > best * sum_q2, new, state) if index else new)
+    return scale.masked_fill_(zero, 0.0)

@@ -26,8 +26,9 @@ _ENCODERS = {
     "IQ4_XS": encode_iq4.iq4_xs,
 }
 
-# Blocks are encoded in multiples of it: the columns that torch.sum takes at once are a multiple of a vector.
-_WIDTH = 64
+# More than a power of two, lest all rows of an encoder's arrays, [16 or 32, columns], fall on the same lines of a CPU's
+# cache: so they begin four or two lines apart.
+_BESIDE = 1024
 # Formats whose scale follows from the extreme value alone, whatever the weights of importance.
 _UNWEIGHTED = {"Q8_0", "MXFP4"}
 # Formats whose weights of importance hang on the mean square of the whole row.
@@ -40,37 +41,22 @@ def encode_rows(rows: Tensor, entry: Format, importance: Tensor | None, out: Ten
     size = entry.block_elements
     blocks, target = rows.reshape(-1, size), out.view(-1, entry.block_bytes)
     scratch = scratch_on(rows.device)
-    step = _columns(scratch, size)
-    if entry.name == "Q3_K" and importance is None and rows.device.type == "cpu":
-        step *= 4  # many of its passes are over few columns: with fewer yet the cost of starting operations shows
+    step = (scratch.encoded + _BESIDE) // size
     weighing, squares = None, None
     if importance is not None and entry.name not in _UNWEIGHTED:
-        weighing = Importance(importance.to(rows.device), size, min(step, len(blocks) + _WIDTH))
+        weighing = Importance(importance.to(rows.device), size, min(step, len(blocks)))
         if entry.name in _BY_ROW:
-            at_once = _columns(scratch, rows.shape[1])
-            chunks = (_padded(rows[start : start + at_once], scratch) for start in range(0, len(rows), at_once))
-            squares = mean_squares(chunks, len(rows), rows.shape[1], scratch)
+            at_once = max(1, (scratch.encoded + _BESIDE) // rows.shape[1])
+            chunks = (_exact(rows[start : start + at_once], scratch) for start in range(0, len(rows), at_once))
+            squares = mean_squares(chunks, rows.shape[1], scratch)
     for start in range(0, len(blocks), step):
-        x = _padded(blocks[start : start + step], scratch)
+        x = _exact(blocks[start : start + step], scratch)
         weights = weighing.of(start, len(x), squares) if weighing else None
-        chunk = target[start : start + step]
-        chunk.copy_(encoder(x, weights, scratch)[: len(chunk)])
+        target[start : start + step].copy_(encoder(x, weights, scratch))
 
 
-def _columns(scratch: Scratch, size: int) -> int:
-    """How many rows of `size` weights make a chunk: such that they can be summed quickly (search.Rows).
-
-    Not a power of two: rows of an array that long would all fall on the same lines of a CPU's cache.
-    """
-    return max(1, scratch.encoded // size // _WIDTH) * _WIDTH + _WIDTH
-
-
-def _padded(rows: Tensor, scratch: Scratch) -> Tensor:
-    """In float32, with rows of zeros up to a multiple of 64."""
-    count = -len(rows) % _WIDTH
-    if rows.dtype == torch.float32 and not count:
+def _exact(rows: Tensor, scratch: Scratch) -> Tensor:
+    """In float32, contiguous."""
+    if rows.dtype == torch.float32 and rows.is_contiguous():
         return rows
-    result = scratch.floats("source", (len(rows) + count, rows.shape[1]))
-    result[: len(rows)].copy_(rows)
-    result[len(rows) :].zero_()
-    return result
+    return scratch.floats("source", tuple(rows.shape)).copy_(rows)

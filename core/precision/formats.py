@@ -25,8 +25,16 @@ class Format(msgspec.Struct, frozen=True):
 
     @property
     def packed(self) -> bool:
-        """Whether it must be decoded before it is multiplied."""
+        """Whether numbers share blocks: what a file has so is neither packed again nor part of a block read."""
         return self.block_elements > 1
+
+    @property
+    def held_packed(self) -> bool:
+        """Whether a device holds it as it is stored, to be decoded where it is multiplied: packed formats and F8.
+
+        What is stored in 16 bits or more is held as the device computes.
+        """
+        return self.packed or self.name == "F8_E4M3"
 
     def bytes_of(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor of this shape; the last dimension is a row.

@@ -38,15 +38,12 @@ class Importance:
         self._blocks = scaled.t().contiguous().index_select(1, places)
 
     def of(self, start: int, count: int, mean_squares: Tensor | None) -> Weights:
-        """The weights of `count` blocks from the tensor's block `start` on. `mean_squares` are those of all rows.
-
-        Blocks behind the tensor's last one have the weights of a row that might follow.
-        """
+        """The weights of `count` blocks from the tensor's block `start` on. `mean_squares` are those of all rows."""
         place = start % self._per_row
         spread = None
         if mean_squares is not None:
             rows = torch.arange(start, start + count, device=self._blocks.device) // self._per_row
-            spread = mean_squares.index_select(0, rows.clamp_(max=len(mean_squares) - 1))
+            spread = mean_squares.index_select(0, rows)
         return Weights(self._blocks[:, place : place + count], spread)
 
 
@@ -60,16 +57,16 @@ def importance_weights(parts: Tensor, importance: Tensor, spread: Tensor, scratc
     return importance.mul_(square_root(squares, scratch))
 
 
-def mean_squares(chunks: Iterator[Tensor], rows: int, length: int, scratch: Scratch) -> Tensor:
+def mean_squares(chunks: Iterator[Tensor], length: int, scratch: Scratch) -> Tensor:
     """The mean square of each row [rows], summed from its first weight to its last.
 
-    `chunks` are the rows in float32 [some, length], one after another; the last may be longer than what is left.
+    `chunks` are the rows in float32 [some, length], one after another.
     """
     found = []
     for part in chunks:
         squares = scratch.floats("squares", (length, len(part))).copy_(part.t()).square_()
-        found.append(sum_rows(squares, scratch))
-    return quotient(torch.cat(found)[:rows], length)
+        found.append(sum_rows(squares))
+    return quotient(torch.cat(found), length)
 
 
 def _scaled(importance: Tensor) -> Tensor:

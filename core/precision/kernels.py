@@ -1,8 +1,9 @@
-"""Which code decodes the blocks of a packed format: a Triton kernel (triton_blocks) or torch's own operations (eager).
+"""Which code decodes the blocks of a packed format: a kernel of ours or torch's own operations (eager).
 
-Both give the same bits, so which of them runs changes seconds and never pixels. Triton comes with torch for NVIDIA's
-and AMD's cards on Linux and is nowhere required: where it is missing, cannot compile or gives another bit than eager
-for random blocks (seen at a kernel's first use on a device), or was slower at calibration, eager decodes.
+Kernels are numba's on a CPU (numba_decode) and Triton's on a card (triton_blocks). Both give eager's bits, so which of
+them runs changes seconds and never pixels. Triton comes with torch for NVIDIA's and AMD's cards on Linux and, like
+numba, is nowhere required: where it is missing, cannot compile or gives another bit than eager for random blocks (seen
+at a kernel's first use on a device), or was slower at calibration, eager decodes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from core.precision import choice, eager
+from core.precision import choice, compiled, eager
 from core.precision.formats import Format
 
-FORMATS = ("Q8_0", "Q6_K", "Q5_K", "Q4_K")
+FORMATS = ("Q8_0", "Q6_K", "Q5_K", "Q4_K")  # of Triton's kernels; numba's are there for all
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Triton's interpreter runs kernels on a CPU, thousands of times slower: for tests, which set this before any import.
@@ -34,8 +35,12 @@ _proved: dict[tuple[torch.device, str, torch.dtype], bool] = {}
 
 
 def available(device: torch.device) -> bool:
-    """Whether kernels may be tried on a device: Triton is installed for it, and none of them has failed there."""
-    return (device.type == "cuda" or _INTERPRETED) and _installed() and device not in _unfit
+    """Whether kernels may be tried on a device: what compiles them is installed, and none of them has failed there."""
+    if device in _unfit:
+        return False
+    if _by_numba(device):
+        return compiled.kernels("numba_decode") is not None
+    return (device.type == "cuda" or _INTERPRETED) and _installed()
 
 
 def decode_blocks(blocks: Tensor, entry: Format, out: Tensor) -> None:
@@ -67,7 +72,12 @@ def choose(blocks: Tensor, entry: Format, dtype: torch.dtype) -> None:
 
 
 def launch(blocks: Tensor, entry: Format, out: Tensor) -> None:
-    """Decode by the kernel, whatever was chosen. Raises what Triton raises where it cannot."""
+    """Decode by the kernel, whatever was chosen. Raises what its compiler raises where it cannot."""
+    if _by_numba(blocks.device):
+        from core.precision import numba_decode  # only where there is numba
+
+        numba_decode.launch(blocks, entry, out)
+        return
     from core.precision import triton_blocks  # only where there is Triton
 
     triton_blocks.launch(blocks, entry.name, out)
@@ -92,6 +102,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def _by_numba(device: torch.device) -> bool:
+    return device.type == "cpu" and not _INTERPRETED
+
+
 @cache
 def _installed() -> bool:
     return importlib.util.find_spec("triton") is not None
@@ -106,7 +120,7 @@ def _launched(blocks: Tensor, entry: Format, out: Tensor) -> bool:
     except Exception as error:  # compilers fail in many ways
         _unfit.add(blocks.device)
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        _log.warning("Triton's decode kernels are not used on %s: %s: %s", blocks.device, type(error).__name__, reason)
+        _log.warning("Decode kernels are not used on %s: %s: %s", blocks.device, type(error).__name__, reason)
         return False
     return True
 
@@ -115,7 +129,8 @@ def _proof(device: torch.device, entry: Format, dtype: torch.dtype) -> bool:
     """Whether a format's kernel gives the bits of eager for this dtype on this device; found out once."""
     key = (device, entry.name, dtype)
     if key not in _proved:
-        _proved[key] = entry.name in FORMATS and dtype in DTYPES and _same_bits(device, entry, dtype)
+        offered = dtype in DTYPES and (_by_numba(device) or entry.name in FORMATS)
+        _proved[key] = offered and _same_bits(device, entry, dtype)
     return _proved[key]
 
 
@@ -131,7 +146,5 @@ def _same_bits(device: torch.device, entry: Format, dtype: torch.dtype) -> bool:
     same = (found.view(bits) == expected.view(bits)) | (found.isnan() & expected.isnan())
     if same.all():
         return True
-    _log.warning(
-        "Triton's kernel for %s in %s is not used on %s: its numbers differ", entry.name, str(dtype)[6:], device
-    )
+    _log.warning("The kernel for %s in %s is not used on %s: its numbers differ", entry.name, str(dtype)[6:], device)
     return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from core.precision import compiled
 from core.precision.scratch import Scratch
 
 
@@ -18,6 +19,9 @@ def columns(blocks: Tensor, size: int, scratch: Scratch, name: str = "parts") ->
     The result lies in the scratch buffer of that name, and may be overwritten.
     """
     n, m = blocks.shape
+    parts = scratch.floats(name, (size, m // size * n))
+    if compiled.search("to_columns", blocks, parts, columns=n):
+        return parts
     if m == size:
         return scratch.floats(name, (m, n)).copy_(blocks.t())
     return in_parts(scratch.floats("whole", (m, n)).copy_(blocks.t()), size, scratch, name)

@@ -1,9 +1,9 @@
 """Working memory of encoders and decoders, which go through a tensor in chunks: allocated once, used for every chunk.
 
 Memory that the operating system hands out anew costs a page fault for every 4 KiB, which is several times the
-arithmetic that one pass does on it. So on a CPU a thread keeps its buffers from call to call: 4 to 50 MB after encodes
-(most for Q3_K), for each of at most four threads that torch computes with, and 4 to 7 MB after a decode. On a device,
-where each byte counts and torch's allocator reuses memory by itself, they live as long as the call.
+arithmetic that one pass does on it. So on a CPU a thread keeps its buffers from call to call: 2 to 8 MB after encodes,
+for each of at most four threads that torch computes with, and less than 1 MB after a decode (up to 7 without numba). On
+a device, where each byte counts and torch's allocator reuses memory by itself, they live as long as the call.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from core.precision import compiled
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -15,3 +17,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["numba", "torch"])
+def code(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What computes on a CPU: numba's kernels, or torch's operations as on other devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(compiled, "kernels", lambda name: None)
+        yield request.param

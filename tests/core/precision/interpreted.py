@@ -151,7 +151,7 @@ def test_a_kernel_whose_numbers_differ_is_not_used(launches: list[str], caplog: 
         assert_same_bits(decode(blocks, "Q8_0", (5, 32), torch.bfloat16), by_torch(blocks, "Q8_0", torch.bfloat16))
     assert launches == []
     assert [record.message for record in caplog.records] == [
-        "Triton's kernel for Q8_0 in bfloat16 is not used on cpu: its numbers differ"
+        "The kernel for Q8_0 in bfloat16 is not used on cpu: its numbers differ"
     ]
     decode(blocks, "Q8_0", (5, 32), torch.float16)
     assert launches == ["Q8_0"]
@@ -168,7 +168,7 @@ def test_a_device_that_cannot_compile_decodes_all_the_same(
         blocks = random_blocks(name, 3)
         assert_same_bits(decode(blocks, name, (3, 256)), by_torch(blocks, name, torch.float32))
     assert [record.message for record in caplog.records] == [
-        "Triton's decode kernels are not used on cpu: RuntimeError: no compiler"
+        "Decode kernels are not used on cpu: RuntimeError: no compiler"
     ]
     assert not kernels.available(CPU)
 

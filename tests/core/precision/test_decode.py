@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from core.precision import decode, decode_rows, encode
 from core.precision.formats import FORMATS
 
+pytestmark = pytest.mark.usefixtures("code")
+
 PACKED = [name for name, entry in FORMATS.items() if entry.packed]
 
 
@@ -121,6 +123,14 @@ def test_what_does_not_fit_is_refused() -> None:
         decode(data, "Q4_K", (2, 512), out=torch.empty(1000))
     with pytest.raises(ValueError, match="is not a format"):
         decode(data, "IQ1_S", (2, 512))
+
+
+def test_threads_change_nothing() -> None:
+    data = stored("Q5_K", 8, rows=1500)
+    whole = reference(data, "Q5_K")
+    torch.set_num_threads(2)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert same_bits(decode(data, "Q5_K", (1500, 512), dtype), whole.to(dtype))
 
 
 def test_buffers_survive_inference_mode() -> None:
