@@ -6,9 +6,8 @@ import contextlib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
 from diffusers import ModularPipeline
 from diffusers.modular_pipelines.modular_pipeline import (
     MODULAR_PIPELINE_MAPPING,
@@ -16,25 +15,25 @@ from diffusers.modular_pipelines.modular_pipeline import (
     ModularPipelineBlocks,
     SequentialPipelineBlocks,
 )
+from diffusers.modular_pipelines.modular_pipeline_utils import InputParam
 from diffusers.pipelines.auto_pipeline import _get_model
 from torch import nn
 
 from core.generation import stock
 from core.generation.experts import experts
-from core.generation.packing import Tick, packed_file, packed_formats, packed_sources, with_aliases
-from core.generation.roles import modulation_layers
+from core.generation.opening import Opening, first_line
+from core.generation.packing import Tick
 from core.generation.skeletons import from_folder
-from core.generation.sources import Files, known, packed_in_files
-from core.generation.weights import Slabs, by_name, filled, in_files, in_memory, packed
 from core.hardware.interface import Accelerator
-from core.messages import ModelFileError, Phase, UserError
-from core.models.info import ComponentInfo, ModelInfo
-from core.precision.dtypes import component_dtype
+from core.messages import ModelFileError, Phase, Request, UserError
+from core.models.info import ModelInfo
+from core.models.starting import can_start, check_starts
 from core.residency.folding import Folding
-from core.residency.warm import Opened
+from core.residency.wanted import Opened
 
 # The first part of a block's name says its phase; whatever else prepares inputs belongs to encoding.
-_PHASES = {"denoise": Phase.DENOISE, "decode": Phase.DECODE}
+_PHASES = {"vae_encoder": Phase.IMAGE_ENCODE, "denoise": Phase.DENOISE, "decode": Phase.DECODE}
+_ORDER = (Phase.ENCODE, Phase.IMAGE_ENCODE, Phase.DENOISE, Phase.DECODE)
 
 
 @dataclass
@@ -47,38 +46,73 @@ class PhaseBlocks:
 
 
 @dataclass
-class Pipeline:
-    """A model's pipeline: diffusers' object that knows every component's config, and its blocks grouped by phase."""
+class Workflow:
+    """What a kind of request runs: the inputs that its blocks take, its phases in order, and the loop among them."""
 
-    info: ModelInfo
-    accelerator: Accelerator
-    modular: ModularPipeline
+    inputs: list[InputParam]
     phases: list[PhaseBlocks]
     loop: LoopSequentialPipelineBlocks
-    experts: tuple[str, ...] = ()  # networks that share the loop's steps (core.generation.experts)
-    skeletons: dict[str, nn.Module] = field(default_factory=dict)
-    default_guider: Any = None
-    foldings: list[Folding] = field(default_factory=list)  # of the networks that are attached
-    unfoldable: str = ""  # why modulation cannot be computed before the network runs
 
     def phase(self, phase: Phase) -> PhaseBlocks:
         """The blocks of one phase."""
         return next(group for group in self.phases if group.phase is phase)
 
     @property
-    def held(self) -> list[tuple[Phase, tuple[str, ...]]]:
+    def input_names(self) -> set[str]:
+        """The names of the inputs that the blocks take."""
+        return {parameter.name for parameter in self.inputs if parameter.name}
+
+
+@dataclass
+class Pipeline:
+    """A model's pipeline: diffusers' object that knows every component's config, and the blocks that run.
+
+    `text` is what a request runs that starts from noise, `picture` what one runs that starts from a picture; None where
+    the model's family cannot.
+    """
+
+    info: ModelInfo
+    accelerator: Accelerator
+    modular: ModularPipeline
+    text: Workflow
+    picture: Workflow | None
+    experts: tuple[str, ...] = ()  # networks that share the loop's steps (core.generation.experts)
+    skeletons: dict[str, nn.Module] = field(default_factory=dict)
+    default_guider: Any = None
+    foldings: list[Folding] = field(default_factory=list)  # of the networks that are attached
+    unfoldable: str = ""  # why modulation cannot be computed before the network runs
+
+    @property
+    def phases(self) -> list[PhaseBlocks]:
+        """Those of a request that starts from noise."""
+        return self.text.phases
+
+    @property
+    def loop(self) -> LoopSequentialPipelineBlocks:
+        """The loop of a request that starts from noise; it calls the denoiser as that of any other does."""
+        return self.text.loop
+
+    def phase(self, phase: Phase) -> PhaseBlocks:
+        """The blocks of one phase of a request that starts from noise."""
+        return self.text.phase(phase)
+
+    def workflow(self, request: Request) -> Workflow:
+        """What a request runs. Raises UserError where it starts from a picture and the model's family cannot."""
+        if request.init is None:
+            return self.text
+        if self.picture is None:
+            check_starts(self.info.family, self.info.name)
+            raise UserError(f"{self.info.name} cannot start from a picture.")
+        return self.picture
+
+    def held(self, request: Request) -> list[tuple[Phase, tuple[str, ...]]]:
         """The networks that are held at a time, in order: those of a phase, or one expert after the other."""
         apart = [(Phase.DENOISE, (name,)) for name in self.experts]
         return [
             entry
-            for group in self.phases
+            for group in self.workflow(request).phases
             for entry in (apart if apart and group.phase is Phase.DENOISE else [(group.phase, group.networks)])
         ]
-
-    @property
-    def input_names(self) -> set[str]:
-        """The names of the inputs that the blocks take."""
-        return {parameter.name for parameter in self.modular._blocks.inputs if parameter.name}
 
     @property
     def tokenizers(self) -> dict[str, Any]:
@@ -87,88 +121,11 @@ class Pipeline:
         return {name: part for name, part in components if name.startswith("tokenizer") and part is not None}
 
     def open(self, name: str, wanted: str, tick: Tick, *, fold: bool = False) -> Opened:
-        """Make one component ready to be held in a format.
-
-        Where weights must cross a link they stay in their files until they are needed, if the files hold each tensor
-        under a name that is known; else the library reads them into host memory (or, where host and device share
-        it, onto the device). What the files do not have in the format is packed once, which `tick` is told of. With
-        `fold`, modulation is kept apart, to be computed before the network runs.
-
-        Raises:
-            ModelFileError: the files do not hold what the component's config asks for.
-            UserError: there is no room on the disk for packed weights.
-        """
-        skeleton = from_folder(self.modular.get_component_spec(name).type_hint, self.info.path / name)
-        dtype = component_dtype(self.accelerator.compute_dtype, getattr(skeleton, "config", None))
-        component = self.info.components[name]
-        if not self.accelerator.has_own_memory:
-            # where host and device share their memory there is no later copy
-            module = self._read(name, dtype) if self.info.file is None else self._decode(skeleton, component, dtype)
-            return Opened(module.to(self.accelerator.device), wanted)
-        folded = modulation_layers(skeleton, component.class_name) if fold else []
-        slabs = in_files(skeleton, component, dtype, folded)
-        host_bytes = 0
-        if self.info.file is not None:
-            return self._bind(skeleton, component, wanted, slabs or self._lacking(skeleton, component))
-        if slabs is None:
-            skeleton = self._read(name, dtype)
-            slabs = in_memory(skeleton, folded)
-            host_bytes = slabs[0].size + slabs[0].folded_bytes
+        """Make one component ready to be held in a format; see `Opening.opened`."""
         denoiser = any(name in group.networks for group in self.phases if group.phase is Phase.DENOISE)
-        formats = packed_formats(skeleton, component.class_name, wanted, component.format, denoiser=denoiser)
-        if not formats:
-            return Opened(skeleton, wanted, slabs, host_bytes=host_bytes)
-        formats = with_aliases(formats, slabs[0])
-        file = packed_file(self.info.fingerprint, name, formats, slabs, tick)
-        slabs, scratch = packed(skeleton, slabs, packed_sources(file), formats)
-        return Opened(skeleton, wanted, slabs, scratch, host_bytes)
-
-    def _bind(self, skeleton: nn.Module, component: ComponentInfo, wanted: str, slabs: Slabs) -> Opened:
-        """A component of a file for a whole model: what is packed there is held as it is."""
-        formats, sources = packed_in_files(skeleton, by_name(skeleton, component), Files())
-        if not formats:
-            return Opened(skeleton, wanted, slabs)
-        slabs, scratch = packed(skeleton, slabs, sources, with_aliases(formats, slabs[0]))
-        return Opened(skeleton, wanted, slabs, scratch)
-
-    def _decode(self, skeleton: nn.Module, component: ComponentInfo, dtype: torch.dtype) -> nn.Module:
-        """The same in host memory, in the dtype that is computed with."""
-        return filled(skeleton, in_files(skeleton, component, dtype) or self._lacking(skeleton, component))
-
-    def _lacking(self, skeleton: nn.Module, component: ComponentInfo) -> NoReturn:
-        """Say what a file for a whole model does not have of a component that its config asks for."""
-        stored, wanted = by_name(skeleton, component), skeleton.state_dict()
-        for name, tensor in stored.items():
-            if not known(tensor.type):
-                raise ModelFileError(
-                    f"{self.info.file}: tensor {name} of the {component.name} is stored as {tensor.type}, which this "
-                    "version cannot decode; get the model in another format."
-                )
-            if name in wanted and tuple(wanted[name].shape) != tensor.shape:
-                raise ModelFileError(
-                    f"{self.info.file}: tensor {name} of the {component.name} is {list(tensor.shape)}, but its config "
-                    f"asks for {list(wanted[name].shape)}; convert the model again."
-                )
-        lost = next((name for name in wanted if name not in stored), "some tensor")
-        raise ModelFileError(
-            f"{self.info.file} lacks the tensor {lost} of its {component.name}; convert the model again."
-        )
-
-    def _read(self, name: str, dtype: torch.dtype) -> nn.Module:
-        """Let the library read a component's weights into host memory."""
         spec = self.modular.get_component_spec(name)
-        try:
-            module = spec.load(dtype=dtype, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise ModelFileError(
-                f"The {name} of {self.info.name} could not be read from {self.info.path / name} "
-                f"({_first_line(error)}); download the model again."
-            ) from error
-        missing = [key for key, tensor in module.named_parameters() if tensor.is_meta]
-        if missing:
-            raise ModelFileError(f"{self.info.path / name} lacks the tensor {missing[0]}; download the model again.")
-        ready: nn.Module = module.eval().requires_grad_(False)
-        return ready
+        opening = Opening(self.info, self.info.components[name], spec, self.accelerator, denoiser)
+        return opening.opened(wanted, tick, fold=fold)
 
     def attach(self, modules: Mapping[str, nn.Module], foldings: Mapping[str, Folding]) -> None:
         """Make held components the ones that blocks see. `foldings` compute layers of theirs before they run."""
@@ -191,10 +148,9 @@ def build(info: ModelInfo, accelerator: Accelerator) -> Pipeline:
         ModelFileError: a component's config or tokenizer cannot be read.
     """
     base = _pipeline_class(info)
-    blocks = _execution_blocks(base)
-    loop = next((b for b in blocks.sub_blocks.values() if isinstance(b, LoopSequentialPipelineBlocks)), None)
-    if loop is None:
-        raise UserError(f"{info.name} is a {info.family}, which this version cannot run.")
+    starting = [False, True] if can_start(info.family) else [False]
+    kinds = [_execution_blocks(base, image=image) for image in starting]
+    blocks = kinds[-1]  # which ask for every component that the others do
 
     # The held components change places between devices and meta, so the first component's device says nothing.
     device = accelerator.device
@@ -216,12 +172,13 @@ def build(info: ModelInfo, accelerator: Accelerator) -> Pipeline:
         except Exception as error:  # configs come from anywhere: any failure to read one is the file's
             raise ModelFileError(
                 f"The {name} of {info.name} could not be read from {info.path / name} "
-                f"({_first_line(error)}); download the model again."
+                f"({first_line(error)}); download the model again."
             ) from error
-    loop.set_progress_bar_config(disable=True)
+    text, *picture = (_workflow(some, set(skeletons), info) for some in kinds)
     guider = getattr(modular, "guider", None)
-    phases, sharing = _group(blocks, set(skeletons)), experts(loop)
-    return Pipeline(info, accelerator, modular, phases, loop, sharing, skeletons, guider)
+    return Pipeline(
+        info, accelerator, modular, text, picture[0] if picture else None, experts(text.loop), skeletons, guider
+    )
 
 
 def _pipeline_class(info: ModelInfo) -> type[ModularPipeline]:
@@ -239,11 +196,20 @@ def _pipeline_class(info: ModelInfo) -> type[ModularPipeline]:
     return pipeline_class  # type: ignore[no-any-return]
 
 
-def _execution_blocks(pipeline_class: type[ModularPipeline]) -> SequentialPipelineBlocks:
-    """The blocks that a text-to-image request runs, flat and in order; conditional ones resolved."""
+def _execution_blocks(pipeline_class: type[ModularPipeline], *, image: bool) -> SequentialPipelineBlocks:
+    """The blocks that a request runs, from text or from an image too, flat and in order; conditional ones resolved."""
     diffusers = importlib.import_module("diffusers")
     blocks_class = getattr(diffusers, pipeline_class.default_blocks_name)
-    return stock.agreeing(blocks_class().get_execution_blocks(prompt=True))
+    given = {"prompt": True, "image": True} if image else {"prompt": True}
+    return stock.agreeing(blocks_class().get_execution_blocks(**given))
+
+
+def _workflow(blocks: SequentialPipelineBlocks, networks: set[str], info: ModelInfo) -> Workflow:
+    loop = next((b for b in blocks.sub_blocks.values() if isinstance(b, LoopSequentialPipelineBlocks)), None)
+    if loop is None:
+        raise UserError(f"{info.name} is a {info.family}, which this version cannot run.")
+    loop.set_progress_bar_config(disable=True)
+    return Workflow(list(blocks.inputs), _group(blocks, networks), loop)
 
 
 def _group(blocks: SequentialPipelineBlocks, networks: set[str]) -> list[PhaseBlocks]:
@@ -258,13 +224,8 @@ def _group(blocks: SequentialPipelineBlocks, networks: set[str]) -> list[PhaseBl
     denoise = groups[Phase.DENOISE]
     loop_networks = {spec.name for b in denoise.blocks.values() for spec in b.expected_components if _is_loop(b)}
     denoise.networks = tuple(name for name in denoise.networks if name in loop_networks)
-    return [groups[phase] for phase in (Phase.ENCODE, Phase.DENOISE, Phase.DECODE) if phase in groups]
+    return [groups[phase] for phase in _ORDER if phase in groups]
 
 
 def _is_loop(block: ModularPipelineBlocks) -> bool:
     return isinstance(block, LoopSequentialPipelineBlocks)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

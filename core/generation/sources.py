@@ -1,4 +1,4 @@
-"""Tensors in a model's files as sources of slabs: as they lie there, in several ranges, or packed and to be decoded."""
+"""Tensors in a model's files as sources of slabs: as they lie there, in several ranges, or decoded and multiplied."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from math import prod
 from pathlib import Path
 
 import torch
-from torch import nn
 
+from core.messages import ModelFileError
 from core.models.stored import Stored
 from core.precision.codec import decode
 from core.precision.formats import FORMATS
-from core.residency.packed import PACKED
 from core.residency.slabs import Piece
 from core.residency.store import FileTensor, OpenFile, Source
 
@@ -43,14 +42,42 @@ class Files:
         return self._open[path]
 
     def dense(self, stored: Stored) -> Source:
-        """A tensor's numbers, of a known type, in whatever dtype they are asked for."""
-        if stored.type in DTYPES:
-            return self._ranges(stored, DTYPES[stored.type])
-        return _Decoded(stored, self._ranges(stored, torch.uint8))
+        """A tensor's numbers, of a known type, in whatever dtype they are asked for.
+
+        Raises:
+            ModelFileError: they are to be multiplied by factors that are not understood.
+        """
+        if stored.type in FORMATS and FORMATS[stored.type].held_packed:
+            numbers: Source = _Decoded(stored, self._ranges(stored, torch.uint8))
+        else:
+            numbers = self._ranges(stored, DTYPES[stored.type])
+        return numbers if stored.scale is None else _Scaled(numbers, self._factors(stored, stored.scale))
 
     def packed(self, stored: Stored) -> Source:
-        """A packed tensor's bytes as they are."""
+        """The bytes of a tensor as they are."""
         return self._ranges(stored, torch.uint8)
+
+    def factors(self, stored: Stored) -> torch.Tensor | None:
+        """What its numbers are to be multiplied by: float32, [1] or one for each row.
+
+        Raises:
+            ModelFileError: there are factors of another kind.
+        """
+        return None if stored.scale is None else self._factors(stored, stored.scale)
+
+    def _factors(self, stored: Stored, scale: Stored) -> torch.Tensor:
+        """Float32, [1] or one for each row."""
+        rows = prod(stored.shape[:-1])
+        if scale.elements not in (1, rows) or not known(scale.type):
+            raise ModelFileError(
+                f"{scale.file}: {scale.name} has {scale.elements} factors for the {rows} rows of {stored.name}, which "
+                "this version does not understand; get the model in BF16."
+            )
+        factors = torch.empty(scale.elements)
+        self.dense(scale).read(Piece(scale.name, (scale.elements,), torch.float32, 0), factors.view(torch.uint8))
+        if not factors.isfinite().all():
+            raise ModelFileError(f"{scale.file} is damaged: {scale.name} is not finite; download the file again.")
+        return factors
 
     def _ranges(self, stored: Stored, dtype: torch.dtype) -> Source:
         parts = [
@@ -61,30 +88,26 @@ class Files:
 
 
 def packed_in_files(
-    module: nn.Module, stored: Mapping[str, Stored], files: Files
-) -> tuple[dict[str, str], dict[str, Source]]:
-    """What a component's files hold packed and its layers can compute with as it is.
+    formats: Mapping[str, str], stored: Mapping[str, Stored], files: Files
+) -> tuple[dict[str, Source], dict[str, torch.Tensor]]:
+    """Those weights that a component's files hold in the wanted format already.
 
     Args:
+        formats: by the weights' names in the network.
         stored: by the tensors' names in the network.
 
     Returns:
-        The format of each such weight by its name, and where it lies by the name of its packed layer's buffer.
+        Where they lie, by the weights' names, and the factors of those that have any.
     """
-    formats: dict[str, str] = {}
     sources: dict[str, Source] = {}
-    for name, tensor in stored.items():
-        owner, _, last = name.rpartition(".")
-        if last != "weight" or tensor.type not in FORMATS or not FORMATS[tensor.type].packed:
-            continue
-        try:
-            layer = module.get_submodule(owner)
-        except AttributeError:
-            continue  # the network has no such layer
-        if type(layer) in (nn.Linear, nn.Embedding) and tuple(layer.get_parameter("weight").shape) == tensor.shape:
-            formats[name] = tensor.type
-            sources[f"{owner}.{PACKED}"] = files.packed(tensor)
-    return formats, sources
+    factors: dict[str, torch.Tensor] = {}
+    for name, wanted in formats.items():
+        tensor = stored.get(name)
+        if tensor is not None and tensor.type == wanted:
+            sources[name] = files.packed(tensor)
+            if (of := files.factors(tensor)) is not None:
+                factors[name] = of
+    return sources, factors
 
 
 class _Joined:
@@ -109,6 +132,30 @@ class _Joined:
         """See `Source`."""
         for part, _ in self._parts:
             part.advise(advice)
+
+
+class _Scaled:
+    """Numbers that are multiplied, in float32, as they are read."""
+
+    def __init__(self, source: Source, factors: torch.Tensor) -> None:
+        """`factors` is float32: one, or one for each row."""
+        self._source, self._factors = source, factors
+
+    def read(self, piece: Piece, target: torch.Tensor, start: int = 0) -> None:
+        """See `Source`."""
+        wanted, first = target.view(piece.dtype), start // piece.dtype.itemsize
+        numbers = Piece(piece.path, piece.shape, torch.float32, 0)
+        row = max(1, prod(piece.shape) // self._factors.numel())
+        for begin in range(0, wanted.numel(), _AT_ONCE):
+            some = torch.empty(min(_AT_ONCE, wanted.numel() - begin))
+            at = first + begin
+            self._source.read(numbers, some.view(torch.uint8), at * some.itemsize)
+            rows = torch.arange(at, at + some.numel()) // row if self._factors.numel() > 1 else 0
+            wanted[begin : begin + some.numel()] = some.mul_(self._factors[rows])
+
+    def advise(self, advice: str) -> None:
+        """See `Source`."""
+        self._source.advise(advice)
 
 
 class _Decoded:

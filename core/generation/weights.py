@@ -14,7 +14,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from core.generation.sources import Files, known
 from core.models.info import ComponentInfo
 from core.models.stored import Stored, stored_tensors
-from core.residency.packed import Scratch, pack
+from core.residency.packed import FACTORS, PACKED, Scratch, pack
 from core.residency.slabs import Division, divide
 from core.residency.store import HostStore, MemoryTensor, Source
 
@@ -85,21 +85,28 @@ def in_files(
 
 
 def packed(
-    module: nn.Module, dense: Slabs, packed_sources: Mapping[str, Source], formats: Mapping[str, str]
+    module: nn.Module,
+    dense: Slabs,
+    packed_sources: Mapping[str, Source],
+    formats: Mapping[str, str],
+    factors: Mapping[str, torch.Tensor],
 ) -> tuple[Slabs, Scratch]:
     """The slabs of a network whose `formats` stay packed, and what its packed layers decode into.
 
-    The network gets packed layers, whose buffers come from `packed_sources` (by their names); what is not packed comes
-    from where it came from before.
+    The network gets packed layers, whose bytes come from `packed_sources` and are multiplied by `factors` when they
+    have been decoded; all are by the weights' names. What is not packed comes from where it came from before.
     """
     scratch = Scratch()
     dtypes = {
         name: piece.dtype for slab in dense[0].slabs for piece in slab.pieces for name in dense[0].same[piece.path]
     }
-    pack(module, formats, scratch)
+    pack(module, formats, scratch, factors)
     division = divide(module, dtypes, [slab.name for slab in dense[0].folded])
     places = {name: dense[1].sources[path] for path, names in dense[0].same.items() for name in names}
-    places |= packed_sources
+    for name, source in packed_sources.items():
+        places[f"{name.removesuffix('weight')}{PACKED}"] = source
+        if name in factors:
+            places[f"{name.removesuffix('weight')}{FACTORS}"] = MemoryTensor(factors[name])
     sources = {
         piece.path: next(places[name] for name in division.same[piece.path] if name in places)
         for slab in division.slabs

@@ -1,4 +1,4 @@
-"""A profile of a network whose file has packed tensors: which format each of them has. No torch."""
+"""A profile of a network whose file has packed tensors or F8: which format each of them has. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.precision.formats import FORMATS
 
 
 def as_stored(profile: ComponentProfile, component: ComponentInfo) -> ComponentProfile:
-    """The profile with the format of each tensor, where a component's files hold some packed.
+    """The profile with the format of each tensor, where a component's files hold some packed or in F8.
 
     Blocks that differ in formats become kinds of their own. Where the names in the files do not tell which block is
     which, the profile stays as it is: planning then takes the commonest format for all that may be packed.
@@ -22,7 +22,7 @@ def as_stored(profile: ComponentProfile, component: ComponentInfo) -> ComponentP
     Raises:
         ModelFileError: a file is damaged.
     """
-    if not any(name in FORMATS and FORMATS[name].packed for name in component.types):
+    if not any(name in FORMATS and FORMATS[name].held_packed for name in component.types):
         return profile
     kind = roles.kind_of(component.name, component.class_name)
     groups: dict[roles.Key, dict[str, Stored]] = {}
@@ -65,4 +65,7 @@ def _with(kind: BlockKind, stored: Mapping[str, Stored]) -> BlockKind | None:
         if len(found) != 1 or found[0].type not in FORMATS:
             return None
         tensors.append(Tensor(tensor.name, tensor.shape, tensor.role, found[0].type))
+        scale = found[0].scale
+        if scale is not None and scale.elements > 1:
+            tensors.append(Tensor(f"{tensor.name}_scale", scale.shape, "keep", "F32"))
     return msgspec.structs.replace(kind, tensors=tensors)

@@ -7,7 +7,7 @@ of them: projections that the original code keeps in one, halves that it has the
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from core.messages import ModelFileError
 from core.models.gguf_header import MAGIC, block_of, read_gguf
 from core.models.headers import ELEMENT_BYTES, TensorHeader, read_safetensors
 from core.models.info import ComponentInfo
+from core.models.scales import with_scales
 
 NAMES = "residency.names."
 """Begins the metadata key that says for a component (whose name follows) where each of its tensors is."""
@@ -34,12 +35,16 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A tensor: its type by ggml's or safetensors' name, its shape, and the ranges that are its bytes, in order."""
+    """A tensor: its type by ggml's or safetensors' name, its shape, and the ranges that are its bytes, in order.
+
+    Its numbers are to be multiplied by `scale`, if there is one: a tensor of one number, or of one for each row.
+    """
 
     name: str
     type: str
     shape: tuple[int, ...]
     ranges: tuple[Range, ...]
+    scale: Stored | None = None
 
     @property
     def elements(self) -> int:
@@ -96,11 +101,13 @@ def stored_tensors(component: ComponentInfo) -> dict[str, Stored]:
     Raises:
         ModelFileError: a file is missing or damaged; names it.
     """
+    if component.placed is not None:
+        return dict(component.placed)
     found: dict[str, Stored] = {}
     for name in component.files:
         file = Path(name)
-        found |= _in_gguf(file, component.name) if is_gguf(file) else _in_safetensors(file)
-    return found
+        found |= _in_gguf(file, component.name) if is_gguf(file) else in_file(file)
+    return with_scales(found)
 
 
 def is_gguf(file: Path) -> bool:
@@ -112,16 +119,19 @@ def is_gguf(file: Path) -> bool:
         raise ModelFileError(f"{file} cannot be read ({error.strerror}); check that the model is complete.") from error
 
 
-def _in_safetensors(file: Path) -> dict[str, Stored]:
+def in_file(file: Path) -> dict[str, Stored]:
+    """All tensors of a file under their names there. Raises ModelFileError as the readers of headers do."""
+    if is_gguf(file):
+        return _of_headers(file, read_gguf(file, 64).tensors, 0)
     header = read_safetensors(file)
+    return _of_headers(file, header.tensors, header.data_start)
+
+
+def _of_headers(file: Path, headers: Mapping[str, TensorHeader], data: int) -> dict[str, Stored]:
+    """`data` is the byte that positions count from."""
     return {
-        name: Stored(
-            name,
-            tensor.type,
-            tensor.shape,
-            (Range(file, header.data_start + tensor.start, header.data_start + tensor.end),),
-        )
-        for name, tensor in header.tensors.items()
+        name: Stored(name, tensor.type, tensor.shape, (Range(file, data + tensor.start, data + tensor.end),))
+        for name, tensor in headers.items()
     }
 
 
@@ -134,7 +144,7 @@ def _in_gguf(file: Path, component: str) -> dict[str, Stored]:
 
 
 @functools.lru_cache(4)  # asked for each component of a model
-def _header(file: Path, size: int, time: int) -> tuple[dict[str, TensorHeader], dict[str, dict[str, Place]]]:
+def _header(file: Path, size: int, time: int) -> tuple[dict[str, Stored], dict[str, dict[str, Place]]]:
     header = read_gguf(file, 64)
     places = {}
     for key, value in header.metadata.items():
@@ -145,32 +155,56 @@ def _header(file: Path, size: int, time: int) -> tuple[dict[str, TensorHeader], 
                 raise ModelFileError(
                     f"{file} is damaged: metadata {key} ({error}); download the file again."
                 ) from error
-    return header.tensors, places
+    return _of_headers(file, header.tensors, 0), places
 
 
-def resolve(file: Path, component: str, name: str, place: Place, tensors: dict[str, TensorHeader]) -> Stored:
-    """What a place in a file is. Raises ModelFileError where the file has no such place."""
+def resolve(file: Path, component: str, name: str, place: Place, tensors: Mapping[str, Stored]) -> Stored:
+    """What a place in a file is.
+
+    Args:
+        tensors: those of the file, under their names there.
+
+    Raises:
+        ModelFileError: the file has no such place.
+    """
     kinds: set[str] = set()
     ranges: list[Range] = []
+    scales: list[Stored | None] = []
     wrong = ModelFileError(
         f"{file} is damaged: what it says of {name} in its {component} does not fit its tensors; download it again."
     )
     for owner, first, count in place.rows:
         if owner not in tensors:
             raise ModelFileError(f"{file} lacks the tensor {owner}, part of its {component}; download the file again.")
-        header = tensors[owner]
-        whole = Stored(owner, header.type, header.shape, (Range(file, header.start, header.end),))
-        rows = header.shape[0] if header.shape else 1
+        whole = tensors[owner]
+        rows = whole.shape[0] if whole.shape else 1
         if first < 0 or count < 0 or first + count > rows:
             raise wrong
-        if block_of(header.type)[0] > 1 and len(header.shape) < 2:
+        kinds.add(whole.type)
+        if count == rows:  # packed blocks may cross its rows, which matters to nobody who takes them all
+            ranges += whole.ranges
+        elif _block(whole.type) > 1 and (len(whole.shape) < 2 or whole.shape[-1] % _block(whole.type)):
             raise wrong
-        kinds.add(header.type)
-        ranges += whole.rows(first, count)
-    row = place.shape[-1] if place.shape else 1
-    if len(kinds) != 1 or min(place.shape, default=0) < 0 or row % block_of(next(iter(kinds)))[0]:
+        else:
+            ranges += whole.rows(first, count)
+        scales.append(_scale_of(whole, first, count))
+    if len(kinds) != 1 or min(place.shape, default=0) < 0 or any(scale != scales[0] for scale in scales):
         raise wrong
-    found = Stored(name, next(iter(kinds)), place.shape, tuple(ranges))
-    if found.bytes != bytes_of(found.type, found.shape):
+    found = Stored(name, next(iter(kinds)), place.shape, tuple(ranges), scales[0])
+    if found.elements % _block(found.type) or found.bytes != bytes_of(found.type, found.shape):
         raise wrong
     return found
+
+
+def _scale_of(whole: Stored, first: int, count: int) -> Stored | None:
+    """What some rows of a tensor are to be multiplied by."""
+    scale = whole.scale
+    if scale is None or scale.elements == 1 or count == whole.shape[0]:
+        return scale
+    shape = (count, *scale.shape[1:])
+    return msgspec.structs.replace(scale, shape=shape, ranges=scale.rows(first, count))
+
+
+def _block(type_name: str) -> int:
+    """The numbers of a type that are stored together."""
+    return 1 if type_name in ELEMENT_BYTES else block_of(type_name)[0]

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from core.models.gguf_header import read_gguf
 from core.precision import decode, encode
 from tests.core.conversion.written import convert, tensor_in
+from tests.f8_files import Rewrite, multiplied, plain, rewritten, with_factors, with_row_factors
 
 Tiny = Callable[[str], Path]
 
@@ -110,6 +111,41 @@ def test_scaled_f8_is_multiplied_by_its_scale(tmp_path: Path) -> None:
     assert set(read_gguf(tmp_path / "a.gguf").tensors) == {"layers.0.a.weight", "layers.0.b.weight"}
     assert torch.allclose(tensor_in(tmp_path / "a.gguf", "layers.0.a.weight")[1], weights.float() * 0.01, atol=0.04)
     assert torch.allclose(tensor_in(tmp_path / "a.gguf", "layers.0.b.weight")[1], weights.float(), atol=4)
+
+
+def test_factors_for_each_row(tmp_path: Path) -> None:
+    weights = torch.randn(6, 256, generator=torch.Generator().manual_seed(1)).to(torch.float8_e4m3fn)
+    factors = torch.arange(1, 7).view(6, 1) * 0.01
+    save_file({"layers.0.a.weight": weights, "layers.0.a.weight_scale": factors}, tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", "-o", tmp_path / "a.gguf", "--format", "F32")
+    assert set(read_gguf(tmp_path / "a.gguf").tensors) == {"layers.0.a.weight"}
+    found = tensor_in(tmp_path / "a.gguf", "layers.0.a.weight")[1]
+    assert torch.allclose(found, weights.float() * factors, rtol=0.004, atol=0)  # what of 16 bit is nearest to F8
+
+    save_file({"a.weight": weights, "a.weight_scale_inv": torch.ones(2, 4)}, tmp_path / "b.safetensors")
+    convert(tmp_path / "b.safetensors", "-o", tmp_path / "b.gguf", "--format", "Q8_0", code=2)
+
+
+@pytest.mark.parametrize("rewrite", [plain, with_factors, with_row_factors])
+def test_a_whole_model_in_f8_is_what_its_numbers_are(tiny: Tiny, home: Path, tmp_path: Path, rewrite: Rewrite) -> None:
+    """Also where projections that have their factors each become one tensor of the file."""
+    numbers = multiplied(rewrite)
+    for name, each in (("eight", rewrite), ("dense", numbers)):
+        convert(
+            rewritten(tiny("flux"), tmp_path / name, "transformer", each),
+            "-o",
+            tmp_path / f"{name}.gguf",
+            "--format",
+            "Q8_0",
+        )
+    found, expected = (read_gguf(tmp_path / f"{name}.gguf").tensors for name in ("eight", "dense"))
+    assert set(found) == set(expected)
+    joined = [name for name in found if name.endswith("qkv.weight")]
+    assert joined
+    for name in found:
+        if found[name].type == expected[name].type:
+            assert tensor_in(tmp_path / "eight.gguf", name)[2] == tensor_in(tmp_path / "dense.gguf", name)[2]
+    assert all(found[name].type == "Q8_0" for name in joined)
 
 
 def test_what_cannot_be_converted(
