@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from core.models.catalogue import Match
 
 STARTER = "starter"
+FILES = (".gguf", ".safetensors")
+"""What the names of model files end in."""
+
+
+def is_model(path: Path) -> bool:
+    """Whether a dropped folder or file is meant as a model and not as a picture."""
+    return path.is_dir() or path.suffix.lower() in FILES
 
 
 class Models(Protocol):
@@ -25,8 +32,11 @@ class Models(Protocol):
     def use(self, name: str) -> None:
         """Read a model's defaults and vocabulary. Raises ResidencyError when it cannot be read."""
 
-    def add(self, folder: Path) -> str:
-        """Remember a model folder and return its name. Raises ResidencyError when it is none."""
+    def add(self, path: Path) -> str:
+        """Remember a model folder or file and return its name. Raises ResidencyError when it is none.
+
+        Reads files, and is called from a thread.
+        """
 
     def match(self, name: str, fingerprint: str) -> Match:
         """The known model that made a result. Reads files, and is called from a thread."""
@@ -56,11 +66,11 @@ class InstalledModels:
         info = catalogue.find(name)
         self.defaults, self.vocabulary = info.defaults, info.vocabulary
 
-    def add(self, folder: Path) -> str:
-        """Remember a folder."""
+    def add(self, path: Path) -> str:
+        """As `core.models.catalogue.add`."""
         from core.models import catalogue
 
-        return catalogue.add(folder).name
+        return catalogue.add(path).name
 
     def match(self, name: str, fingerprint: str) -> Match:
         """As `core.models.catalogue.match`."""

@@ -11,7 +11,7 @@ import msgspec
 
 from core import __version__
 from core.conversion.choice import Input, inputs_of
-from core.conversion.source import SourceTensor, sources
+from core.conversion.source import SourceTensor, factors_of, sources
 from core.messages import UserError
 from core.models import roles
 from core.models.checkpoint import Checkpoint, merged, open_checkpoint
@@ -110,7 +110,7 @@ def _model(path: Path, only: str) -> Prepared:
     for name, component in networks.items():
         stored = {present(key, component.class_name): tensor for key, tensor in stored_tensors(component).items()}
         shapes = {key: tensor.shape for key, tensor in stored.items()}
-        arrangement = arrange(info.family, name, component.class_name, shapes, alone=bool(only))
+        arrangement = arrange(info.family, name, component.class_name, shapes, beside=info.networks, alone=bool(only))
         found = _inputs(component, stored, arrangement.tensors)
         if found is None:  # what would be joined has different types
             arrangement = arrange("", name, component.class_name, shapes, alone=bool(only))
@@ -142,6 +142,7 @@ def _model(path: Path, only: str) -> Prepared:
 def _inputs(component: ComponentInfo, stored: dict[str, Stored], arranged: Sequence[Arranged]) -> list[Input] | None:
     kind = roles.kind_of(component.name, component.class_name)
     joined: dict[str, Stored] = {}
+    factors: dict[str, tuple[float, ...]] = {}
     for entry in arranged:
         ranges: list[Range] = []
         for part in entry.parts:
@@ -150,7 +151,8 @@ def _inputs(component: ComponentInfo, stored: dict[str, Stored], arranged: Seque
         if len(types) > 1:
             return None
         joined[entry.name] = Stored(entry.name, types.pop(), entry.shape, tuple(ranges))
-    found: dict[str, SourceTensor] = sources(joined)
+        factors[entry.name] = _factors(stored, entry)
+    found: dict[str, SourceTensor] = sources(joined, factors)
     return [
         Input(
             name=entry.name,
@@ -165,6 +167,18 @@ def _inputs(component: ComponentInfo, stored: dict[str, Stored], arranged: Seque
         for entry in arranged
         if entry.name in found
     ]
+
+
+def _factors(stored: dict[str, Stored], entry: Arranged) -> tuple[float, ...]:
+    """What the numbers of a tensor that is put together are to be multiplied by: nothing, one factor, or one by row."""
+    known = [(factors_of(stored[part.name]), part) for part in entry.parts]
+    if len({factors for factors, _ in known}) == 1 and len(known[0][0]) <= 1:
+        return known[0][0]
+    rows: list[float] = []
+    for factors, part in known:
+        every = factors or (1.0,)
+        rows += every * part.count if len(every) == 1 else every[part.first : part.first + part.count]
+    return tuple(rows)
 
 
 def _about(family: str, files: Sequence[Path]) -> dict[str, Plain]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import torch
 from core.messages import ModelFileError
 from core.models.gguf_header import block_of
 from core.models.headers import ELEMENT_BYTES
+from core.models.scales import with_scales
 from core.models.stored import Stored, cut
 from core.precision.codec import decode
 from core.precision.formats import FORMATS
@@ -19,19 +21,15 @@ from core.residency.store import OpenFile
 # Elements read at once: whole blocks of every format, and small beside the memory that a conversion may take.
 STRETCH = 1 << 20
 
-# How single-file checkpoints call the factor that a tensor in F8 is to be multiplied by (ComfyUI, comfy/ops.py:
-# scale_weight; compressed-tensors: weight_scale), and what stands beside it for computing in F8.
-_SCALES = ("scale_weight", "weight_scale")
-_BESIDE = ("scale_input", "input_scale", "scaled_fp8")
 _INTEGERS = {"I8", "I16", "I32", "I64"}  # those that GGUF has
 _NATIVE = {"F64": torch.float64, "F8_E5M2": torch.float8_e5m2}
 
 
 class SourceTensor(msgspec.Struct, frozen=True):
-    """A tensor to be converted, and the factor that its numbers are to be multiplied by."""
+    """A tensor to be converted, and what its numbers are to be multiplied by: nothing, one factor, or one by row."""
 
     stored: Stored
-    scale: float = 1.0
+    factors: tuple[float, ...] = ()
 
     @property
     def integers(self) -> bool:
@@ -44,31 +42,20 @@ class SourceTensor(msgspec.Struct, frozen=True):
         return self.stored.type in FORMATS or self.stored.type in _NATIVE
 
 
-def sources(tensors: Mapping[str, Stored]) -> dict[str, SourceTensor]:
+def sources(
+    tensors: Mapping[str, Stored], factors: Mapping[str, tuple[float, ...]] | None = None
+) -> dict[str, SourceTensor]:
     """The tensors to convert; factors of F8 tensors go with what they belong to.
 
+    Args:
+        factors: those of tensors that do not name theirs.
+
     Raises:
-        ModelFileError: a type that GGUF does not have, or factors for each row; names the tensor.
+        ModelFileError: a type that GGUF does not have, or factors that are not understood; names the tensor.
     """
-    reader = Reader()
-    kinds = {tensor.type for tensor in tensors.values()}
-    eights = bool(kinds & {"F8_E4M3", "F8_E5M2"})
     found: dict[str, SourceTensor] = {}
-    for name, tensor in tensors.items():
-        owner, _, last = name.rpartition(".")
-        if eights and last in (*_SCALES, *_BESIDE):
-            continue
-        scale = 1.0
-        if tensor.type.startswith("F8") and last == "weight":
-            beside = next((tensors[f"{owner}.{key}"] for key in _SCALES if f"{owner}.{key}" in tensors), None)
-            if beside is not None:
-                if beside.elements != 1:
-                    raise ModelFileError(
-                        f"{beside.file}: {beside.name} scales {beside.elements} rows by themselves, which is not "
-                        "read; convert from the model in BF16."
-                    )
-                scale = float(reader.numbers(SourceTensor(beside), 0, 1)[0])
-        source = SourceTensor(tensor, scale)
+    for name, tensor in with_scales(tensors).items():
+        source = SourceTensor(tensor, (factors or {}).get(name) or factors_of(tensor))
         if tensor.type in ELEMENT_BYTES and not (source.integers or source.decodable):
             raise ModelFileError(
                 f"{tensor.file}: {name} is stored as {tensor.type}, which GGUF does not have; convert from the model "
@@ -76,6 +63,23 @@ def sources(tensors: Mapping[str, Stored]) -> dict[str, SourceTensor]:
             )
         found[name] = source
     return found
+
+
+def factors_of(tensor: Stored) -> tuple[float, ...]:
+    """What a tensor's numbers are to be multiplied by: nothing, one factor, or one for each row.
+
+    Raises:
+        ModelFileError: there are factors of another kind.
+    """
+    scale, rows = tensor.scale, prod(tensor.shape[:-1])
+    if scale is None:
+        return ()
+    if scale.elements not in (1, rows) or not SourceTensor(scale).decodable:
+        raise ModelFileError(
+            f"{scale.file}: {scale.name} has {scale.elements} factors for the {rows} rows of {tensor.name}, which is "
+            "not read; convert from the model in BF16."
+        )
+    return tuple(Reader().numbers(SourceTensor(scale), 0, scale.elements).tolist())
 
 
 class Reader:
@@ -114,8 +118,11 @@ class Reader:
             target.copy_(raw.view(_NATIVE[tensor.type]))
         else:
             decode(raw, tensor.type, (count,), out=target)
-        if source.scale != 1.0:
-            target.mul_(source.scale)
+        if len(source.factors) == 1:
+            target.mul_(source.factors[0])
+        elif source.factors:
+            rows = torch.arange(first, first + count) // (tensor.elements // len(source.factors))
+            target.mul_(torch.tensor(source.factors)[rows])
         self._check(target, tensor, first)
         return target
 

@@ -8,8 +8,12 @@ import msgspec
 
 from core.messages import Request, UserError
 from core.models.info import ModelInfo
+from core.models.starting import made_by, started
 
+# What a request may ask for at most, and so a plan of it.
 MAX_STEPS = 1000
+MAX_BATCH = 64
+MAX_GUIDANCE = 100.0
 MAX_FRAMES = 10_000
 MAX_SIDE = 8192
 MAX_PIXELS = 4096 * 4096
@@ -29,16 +33,19 @@ def resolve(request: Request, model: ModelInfo) -> Request:
         UserError: something in it cannot be done; the sentence says what to change.
     """
     defaults = model.defaults
+    own = (defaults.width or _FAMILY_SIZE, defaults.height or _FAMILY_SIZE)
+    request = started(request, model, own)
     steps = defaults.draft_steps if request.draft and request.steps is None else request.steps
     resolved = msgspec.structs.replace(
         request,
         steps=steps if steps is not None else defaults.steps or _FAMILY_STEPS,
-        width=request.width if request.width is not None else defaults.width or _FAMILY_SIZE,
-        height=request.height if request.height is not None else defaults.height or _FAMILY_SIZE,
+        width=request.width if request.width is not None else own[0],
+        height=request.height if request.height is not None else own[1],
         frames=_frames(request, model),
         guidance=request.guidance if request.guidance is not None else defaults.guidance,
     )
     _check(resolved, model.size_multiple)
+    made_by(resolved, model.family)  # a strength may leave no step
     return resolved
 
 
@@ -70,17 +77,32 @@ def _check(request: Request, multiple: int) -> None:
     if width < multiple or height < multiple or width % multiple or height % multiple:
         near = f"{_nearest(width, multiple)}x{_nearest(height, multiple)}"
         raise UserError(f"The size {width}x{height} is not a multiple of {multiple}; the nearest is {near}.")
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise UserError(f"The size {width}x{height} is too large; at most {MAX_SIDE} a side and 16 megapixels.")
-    if not 1 <= steps <= MAX_STEPS:
-        raise UserError(f"{steps} steps cannot be done; choose from 1 to {MAX_STEPS}.")
+    check_size(width, height)
+    check_steps(steps)
     if not 0 <= request.seed <= MAX_SEED:
         raise UserError(f"The seed {request.seed} is out of range; choose from 0 to {MAX_SEED}.")
     for lora in request.loras:
         if not (math.isfinite(lora.weight) and abs(lora.weight) <= MAX_WEIGHT):
             raise UserError(f"A weight of {lora.weight} for {lora.file} makes no sense; choose from -10 to 10.")
-    if request.guidance is not None and not 0.0 <= request.guidance <= 100.0:
-        raise UserError(f"A guidance of {request.guidance} makes no sense; choose from 0 to 100.")
+    check_guidance(request.guidance)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise UserError for a size that is too large."""
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise UserError(f"The size {width}x{height} is too large; at most {MAX_SIDE} a side and 16 megapixels.")
+
+
+def check_steps(steps: int) -> None:
+    """Raise UserError for a number of steps that cannot be done."""
+    if not 1 <= steps <= MAX_STEPS:
+        raise UserError(f"{steps} steps are not possible; choose from 1 to {MAX_STEPS}.")
+
+
+def check_guidance(guidance: float | None) -> None:
+    """Raise UserError for a guidance that makes no sense; None is the model's own."""
+    if guidance is not None and not 0.0 <= guidance <= MAX_GUIDANCE:
+        raise UserError(f"A guidance of {guidance:g} makes no sense; choose from 0 to {MAX_GUIDANCE:g}.")
 
 
 def _nearest(size: int, multiple: int) -> int:

@@ -6,6 +6,8 @@ read.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,13 @@ from core.models.stored import Range, Stored, is_gguf
 
 _INDEX = ".safetensors.index.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+# How Hugging Face's libraries and llama.cpp's gguf-split call the parts of a network that is too large for one file.
+_SHARD = re.compile(
+    r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<variant>\.\w+)?\.(?P<ending>safetensors|gguf)"
+)
+_MOST_SHARDS = 1000  # a name that says more is no shard's
+_OWN_NAMES = ("diffusion_pytorch_model", "model")  # what diffusers and transformers save and load
+_NAMED = 5  # files in a sentence
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,12 +51,12 @@ def open_checkpoint(path: Path, longest_array: int = 64) -> Checkpoint:
     """The tensors of a file, a shard index or a folder.
 
     Args:
-        path: a .safetensors or .gguf file (told by its content), an index of shards, or a folder that holds one of
-            these.
+        path: a .safetensors or .gguf file (told by its content), an index of shards, a shard, which stands for all of
+            them, or a folder that holds one of these.
         longest_array: metadata arrays with more entries are counted only.
 
     Raises:
-        UserError: there is no such file, or nothing that can be opened in the folder.
+        UserError: there is no such file, or nothing that can be opened in the folder, or several networks.
         ModelFileError: a file is damaged or missing; the sentence names it.
     """
     if not path.exists():
@@ -71,12 +80,18 @@ def open_checkpoint(path: Path, longest_array: int = 64) -> Checkpoint:
     return Checkpoint(kind=kind, files=files, tensors=tensors, metadata=metadata, config=config, recognised=recognised)
 
 
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether the tensors of a file are those of an adapter (LoRA), which changes a model and is none."""
+    return any(name.endswith((".lora_A.weight", ".lora_down.weight")) for name in names)
+
+
 def merged(checkpoints: list[Checkpoint]) -> Checkpoint:
-    """Several sources as one, in their order.
+    """Several sources as one, in their order; shards of one network, each of which stands for all, count once.
 
     Raises:
         ModelFileError: two of them hold a tensor of the same name.
     """
+    checkpoints = list({checkpoint.files: checkpoint for checkpoint in checkpoints}.values())
     if len(checkpoints) == 1:
         return checkpoints[0]
     tensors: dict[str, Stored] = {}
@@ -116,21 +131,83 @@ def _looks_gguf(file: Path) -> bool:
 def _files(path: Path) -> tuple[str, tuple[Path, ...]]:
     """What a path is, and the files that it stands for."""
     if path.is_dir():
-        indices = sorted(path.glob(f"*{_INDEX}"))
-        found = sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")])
-        if indices:
-            return "component folder", _shards(_preferred(indices))
-        if not found:
-            raise UserError(f"{path} holds no .safetensors or .gguf file; give a model folder or such a file.")
-        # variants of one network lie beside each other (model.fp16.safetensors): from_pretrained takes the plain one
-        return "component folder", (_preferred(found),)
+        return "component folder", _in_folder(path)
     if path.name.endswith(_INDEX):
         return "sharded safetensors", _shards(path)
-    return ("GGUF file" if _looks_gguf(path) else "safetensors file"), (path,)
+    files = _with_siblings(path)
+    kind = "GGUF" if _looks_gguf(path) else "safetensors"
+    return (f"sharded {kind}" if len(files) > 1 else f"{kind} file"), files
 
 
-def _preferred(files: list[Path]) -> Path:
-    return min(files, key=lambda file: (len(file.name.removesuffix(_INDEX).split(".")), file.name))
+def _in_folder(path: Path) -> tuple[Path, ...]:
+    """The files of the one network that a folder holds.
+
+    Raises:
+        UserError: it holds none, or several; the sentence names them.
+    """
+    kept: dict[Path, tuple[Path, ...]] = {index: _shards(index) for index in sorted(path.glob(f"*{_INDEX}"))}
+    named = {file for files in kept.values() for file in files}
+    for file in sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")]):
+        if file not in named:
+            kept[file] = files = _with_siblings(file)
+            named.update(files)
+    if not kept:
+        raise UserError(f"{path} holds no .safetensors or .gguf file; give a model folder or such a file.")
+    # variants of one network lie beside each other (model.fp16.safetensors): from_pretrained takes the plain one
+    stems = {_stem(file) for file in kept if _is_safetensors(file)}
+    plain = {file: files for file, files in kept.items() if not (_is_safetensors(file) and _is_variant(file, stems))}
+    own = [file for file in plain if _is_safetensors(file) and _stem(file) in _OWN_NAMES]
+    if own and (path / "config.json").is_file():
+        plain = {own[0]: plain[own[0]]}  # what from_pretrained takes, whatever lies beside it
+    if len(plain) > 1:
+        names = [file.name for file in plain]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise UserError(f"{path} holds several model files: {', '.join(names[:_NAMED])}{more}; give one of them.")
+    return next(iter(plain.values()))
+
+
+def _is_safetensors(file: Path) -> bool:
+    return file.name.endswith((".safetensors", _INDEX))
+
+
+def _stem(file: Path) -> str:
+    """A safetensors file's or index's name without its ending and its number among shards."""
+    name = file.name.removesuffix(_INDEX).removesuffix(".safetensors")
+    match = _SHARD.fullmatch(f"{name}.safetensors")
+    return match["stem"] + (match["variant"] or "") if match else name
+
+
+def _is_variant(file: Path, stems: set[str]) -> bool:
+    """Whether a file is called like a plain one with a word between, as in model.fp16.safetensors."""
+    stem, dot, word = _stem(file).rpartition(".")
+    return bool(dot) and word[:1].isalpha() and stem in stems
+
+
+def _with_siblings(file: Path) -> tuple[Path, ...]:
+    """A file, or all shards of the network that it is one shard of.
+
+    Raises:
+        ModelFileError: another shard is missing; names it.
+    """
+    match = _SHARD.fullmatch(file.name)
+    if match is None:
+        return (file,)
+    index = file.with_name(f"{match['stem']}{_INDEX}")
+    if match["ending"] == "safetensors" and index.is_file() and file in (shards := _shards(index)):
+        return shards
+    count = int(match["count"])
+    if not 1 <= int(match["number"]) <= count <= _MOST_SHARDS:
+        return (file,)
+    ending = f"{match['variant'] or ''}.{match['ending']}"
+    shards = tuple(
+        file.with_name(f"{match['stem']}-{number:05}-of-{count:05}{ending}") for number in range(1, count + 1)
+    )
+    missing = next((shard for shard in shards if not shard.is_file()), None)
+    if missing is not None:
+        raise ModelFileError(
+            f"{file} is one of {count} parts of a network, and {missing.name} is not beside it; download it."
+        )
+    return shards
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

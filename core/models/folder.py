@@ -30,6 +30,8 @@ def read_folder(path: Path, name: str = "") -> ModelInfo:
         ModelFileError: a file of it is missing or damaged; the sentence names the file.
     """
     path = path.expanduser().resolve()
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give the folder or the file of a model.")
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; give the folder that holds {INDEX}.")
     if not (path / INDEX).is_file():

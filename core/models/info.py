@@ -9,7 +9,10 @@ import msgspec
 
 
 class ComponentInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a model's index. `types` counts stored bytes by type; all counts are 0 for what has no weights."""
+    """One entry of a model's index. `types` counts stored bytes by type; all counts are 0 for what has no weights.
+
+    `placed` says where each tensor is (`core.models.stored.Stored` by name), where its files call them otherwise.
+    """
 
     name: str
     library: str
@@ -19,6 +22,7 @@ class ComponentInfo(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int = 0
     bytes: int = 0
     types: dict[str, int] = {}
+    placed: dict[str, Any] | None = None
 
     @property
     def format(self) -> str:
@@ -73,7 +77,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     every config and tokenizer file and over the size, the header and evenly spaced samples of every weight file, cheap
     for 40 GB. `identity` names these files here and now: it changes with any file's path, size or time, and is what
     everything that was made of them is remembered by. `file` is the one file that a whole model is in; `path` is then
-    the folder that its index, configs and tokenizers were unpacked into.
+    the folder that its index, configs and tokenizers were unpacked into. `base` is the model that such a file has these
+    from, and whatever networks it lacks, if it holds weights alone.
     """
 
     name: str
@@ -90,11 +95,18 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: dict[str, list[str]] = {}
     index: dict[str, Any] = {}
     file: Path | None = None
+    base: ModelInfo | None = None
 
     @property
     def source(self) -> Path:
         """What a person names it by: its file or its folder."""
         return self.file or self.path
+
+    def file_of(self, network: str) -> Path | None:
+        """The one file that a network is in, maybe among others; None where it has a folder of its own."""
+        if self.base is not None and self.components[network] is self.base.components.get(network):
+            return self.base.file_of(network)
+        return self.file
 
     @property
     def networks(self) -> dict[str, ComponentInfo]:

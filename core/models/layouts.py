@@ -1,17 +1,20 @@
 """How a file for a whole model names and joins a component's tensors: as stable-diffusion.cpp does, where it has names.
 
 These are mostly the names of the models' original code, in which projections that see the same input are one tensor.
-The tables are data, resources/families/layouts.json, in which each cites its source. No torch.
+The tables are data, resources/families/layouts.json, in which each cites its source. LTX-Video has the names of its own
+checkpoints, which stable-diffusion.cpp does not know. What no table has, LTX-2 and what makes sound, keeps diffusers'
+names. No torch.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
+from core.models.numbering import Numbers
 from core.models.stored import Place, Rows
 from core.resources import resource
 
@@ -21,6 +24,7 @@ PLAIN = "plain"
 _STAR = "weight|bias"
 _PORTION = re.compile(r"(.+)\[(\d)/(\d)\]")  # some of a tensor's rows: the first half is [1/2]
 _KERNEL = "@1x1"  # the original has the kernel of a convolution where the library has a matrix
+_TURNED = "@T"  # the original has the transposed matrix; such files are read, not written
 _FIELD = re.compile(r"\\\{(\w+)\\\}")
 # What diffusers' VAEs called the layers of their attention before 0.17 (Attention._from_deprecated_attn_block).
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -41,6 +45,7 @@ class Arranged(msgspec.Struct, frozen=True):
     inner: str
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
+    turned: bool = False  # it is a matrix that the library has transposed
 
 
 class Arrangement(msgspec.Struct, frozen=True):
@@ -62,6 +67,7 @@ class _Prefixes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     family: str
     source: str
     components: dict[str, str]
+    beside: str = ""  # a component that the model must have
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,30 +76,51 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def arrange(
-    family: str, component: str, class_name: str, shapes: Mapping[str, tuple[int, ...]], *, alone: bool = False
+    family: str,
+    component: str,
+    class_name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    beside: Collection[str] = (),
+    alone: bool = False,
 ) -> Arrangement:
     """The tensors of a file that hold a component.
 
     Args:
         family: the class of the model's pipeline.
         shapes: of the component's tensors by their names there.
+        beside: the components of the whole model.
         alone: the file is for this component only, so that its names take no prefix.
     """
-    known = next((entry for entry in _tables().prefixes if entry.family == family), None)
+    known = _prefixes_of(family, beside)
     prefix = known.components.get(component) if known else None
-    layout = next((entry for entry in _tables().layouts if class_name in entry.class_names), None)
     # a part of a model goes by the library's names where the rest of the model does
-    found = _arranged(layout, shapes) if layout is not None and prefix is not None else None
-    if layout is None or prefix is None or found is None:
-        layout_name, prefix = PLAIN, f"{component}."
-        found = [
-            Arranged(name, name, shape, (Part(name, 0, shape[0] if shape else 1),)) for name, shape in shapes.items()
-        ]
-    else:
-        layout_name = layout.name
+    layouts = _tables().layouts if prefix is not None else ()
+    fitting = (
+        (layout.name, found)
+        for layout in layouts
+        if class_name in layout.class_names and (found := _arranged(layout, shapes)) is not None
+    )
+    name, tensors = next(fitting, (PLAIN, None))
+    if tensors is None:
+        prefix, tensors = f"{component}.", _plain(shapes)
     if alone:
-        return Arrangement(layout_name, tuple(found))
-    return Arrangement(layout_name, tuple(msgspec.structs.replace(entry, name=prefix + entry.name) for entry in found))
+        return Arrangement(name, tuple(tensors))
+    return Arrangement(name, tuple(msgspec.structs.replace(entry, name=f"{prefix}{entry.name}") for entry in tensors))
+
+
+def ways(class_name: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Arrangement]:
+    """Every way in which a file may hold a network of a class, without the prefix that its names may have."""
+    for layout in _tables().layouts:
+        if class_name in layout.class_names and (found := _arranged(layout, shapes)) is not None:
+            yield Arrangement(layout.name, tuple(found))
+    yield Arrangement(PLAIN, tuple(_plain(shapes)))
+
+
+def prefix_of(family: str, component: str, beside: Collection[str]) -> str:
+    """What the names of a component begin with in a file for a whole model; empty where no table says."""
+    known = _prefixes_of(family, beside)
+    return known.components.get(component, "") if known else ""
 
 
 def places(arranged: Iterable[Arranged], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
@@ -114,6 +141,15 @@ def present(name: str, class_name: str) -> str:
     return ".".join(_OLD.get(part, part) for part in name.split("."))
 
 
+def _prefixes_of(family: str, beside: Collection[str]) -> _Prefixes | None:
+    fitting = (entry for entry in _tables().prefixes if entry.family == family and entry.beside in ("", *beside))
+    return next(fitting, None)
+
+
+def _plain(shapes: Mapping[str, tuple[int, ...]]) -> list[Arranged]:
+    return [Arranged(key, key, shape, (Part(key, 0, shape[0] if shape else 1),)) for key, shape in shapes.items()]
+
+
 @functools.cache
 def _tables() -> _File:
     return msgspec.json.decode(resource("families", "layouts.json").read_bytes(), type=_File)
@@ -122,7 +158,7 @@ def _tables() -> _File:
 def _arranged(layout: _Layout, shapes: Mapping[str, tuple[int, ...]]) -> list[Arranged] | None:
     """None where a tensor is not in the table, or one that it belongs with is missing."""
     patterns = _patterns(layout)
-    numbers = _Numbers(shapes)
+    numbers = Numbers(shapes)
     found: dict[str, dict[int, Part]] = {}
     templates: dict[str, tuple[str, ...]] = {}
     for name, shape in shapes.items():
@@ -159,50 +195,10 @@ def _arranged(layout: _Layout, shapes: Mapping[str, tuple[int, ...]]) -> list[Ar
             if len(shape) != 2:
                 return None
             shape = (*shape, 1, 1)
-        named = original.removesuffix(_KERNEL)
-        result.append(Arranged(named, named, shape, ordered))
+        turned = original.endswith(_TURNED)
+        named = original.removesuffix(_KERNEL).removesuffix(_TURNED)
+        result.append(Arranged(named, named, tuple(reversed(shape)) if turned else shape, ordered, turned))
     return result
-
-
-class _Numbers:
-    """The numbers of blocks and layers in names, and those that follow from them."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        listed = list(names)
-        self._names = listed
-        self._last = self._most(r"transformer_blocks\.(\d+)\..*")
-        self._down = self._most(r"down_blocks\.\d+\.resnets\.(\d+)\..*") + 1
-        self._up = self._most(r"up_blocks\.\d+\.resnets\.(\d+)\..*") + 1
-        self._stages = self._most(r"(?:decoder\.)?up_blocks\.(\d+)\..*")
-
-    def _most(self, pattern: str) -> int:
-        compiled = re.compile(pattern)
-        return max((int(found[1]) for name in self._names if (found := compiled.fullmatch(name))), default=0)
-
-    def fits(self, match: re.Match[str]) -> bool:
-        """Whether what must be the last block is."""
-        said = match.groupdict()
-        return "last" not in said or int(said["last"]) == self._last
-
-    def fill(self, template: str, match: re.Match[str]) -> str:
-        """A name of the file."""
-        said = {key: value for key, value in match.groupdict().items() if value is not None}
-        i, j = int(said.get("i", 0)), int(said.get("j", 0))
-        behind = any(name.startswith(f"up_blocks.{i}.attentions.") for name in self._names)
-        known = {
-            **said,
-            # a UNet counts layers through its stages: on the way down behind conv_in and each downsampler
-            "down": 1 + i * (self._down + 1) + j,
-            "downsampled": 1 + i * (self._down + 1) + self._down,
-            "middle": 2 * j,
-            "up": i * self._up + j,
-            "upsampled": i * self._up + self._up - 1,
-            "behind": 2 if behind else 1,
-            # a VAE counts its decoder's stages from the picture
-            "back": self._stages - i,
-            "next": j + 1,
-        }
-        return template.replace("*", said.get("star", "")).format(**known)
 
 
 _Pattern = tuple[tuple[str, ...], int, re.Pattern[str], tuple[int, int] | None]

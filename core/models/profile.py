@@ -108,6 +108,7 @@ class ComponentProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     encode_flops: Polynomial = {}
     encode_activation: Polynomial = {}
     encode_attention_matrix: Polynomial = {}
+    encode_growth: list[tuple[int, Polynomial]] = []
     output: Polynomial = {}
     force_upcast: bool = False
 

@@ -1,6 +1,6 @@
 """What a tensor is for and when it is used, told from its name: for files of which nobody has built the network.
 
-The same roles as core.models.profile.Tensor, which core.generation.roles takes from the network's classes. Names are
+The same roles as core.models.profile.Tensor, which core.generation.layers takes from the network's classes. Names are
 those of diffusers and transformers, of the models' original code, and of llama.cpp.
 """
 
@@ -10,8 +10,8 @@ import re
 
 DENOISER, CLIP, VAE, ENCODER = "denoiser", "clip", "vae", "encoder"
 
-# Projections of timestep and pooled text alone, in diffusers' names (core.generation.roles) and in the original ones of
-# Flux, Flux.2, SD3, Qwen-Image and Z-Image.
+# Projections of timestep and pooled text alone, in diffusers' names (core.generation.layers) and in the original ones
+# of Flux, Flux.2, SD3, Qwen-Image and Z-Image.
 _MODULATION = re.compile(
     r"(.*\.)?(adaLN_modulation\.\d|(img|txt)_mod\.(lin|1)|modulation\.lin|(norm|norm1|norm1_context|norm_out)\.linear"
     r"|(double|single)_stream_modulation(_img|_txt)?\.lin(ear)?)\.(weight|bias)"

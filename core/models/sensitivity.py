@@ -91,6 +91,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         calls: how many calls of the denoiser were looked at, with prompts and timesteps of their own.
         losses: by component, tensor (its name there) and format: the squared relative error of the denoiser's output in
             one step, ||output - reference||^2 / ||reference||^2, that this tensor in this format is expected to add.
+        fitted: the same where rounding fits what layers are given (core.conversion.fitted); empty where nobody looked.
     """
 
     version: int = _VERSION
@@ -99,6 +100,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fingerprint: str
     calls: int
     losses: dict[str, dict[str, dict[str, float]]]
+    fitted: dict[str, dict[str, dict[str, float]]] = {}
 
 
 def read_measured(path: Path) -> Measured:
@@ -115,7 +117,13 @@ def read_measured(path: Path) -> Measured:
         ) from error
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise ModelFileError(f"{path} holds no measured sensitivities ({error}); measure again.") from error
-    values = [loss for tensors in found.losses.values() for losses in tensors.values() for loss in losses.values()]
+    values = [
+        loss
+        for some in (found.losses, found.fitted)
+        for tensors in some.values()
+        for losses in tensors.values()
+        for loss in losses.values()
+    ]
     if found.version != _VERSION or any(not 0 <= loss < float("inf") for loss in values):
         raise ModelFileError(f"{path} is of another version or damaged; measure again with --sensitivity measured.")
     return found

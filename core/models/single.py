@@ -18,6 +18,7 @@ import msgspec
 
 from core import folders
 from core.messages import ModelFileError, UserError
+from core.models.completed import identity
 from core.models.folder import INDEX, described, read_index, sample, stamp
 from core.models.gguf_header import GgufHeader, read_gguf
 from core.models.info import ComponentInfo, ModelInfo
@@ -106,6 +107,8 @@ def stamp_of(info: ModelInfo) -> str:
     """What the identity of a model is now, be it a folder or a file."""
     if info.file is None:
         return stamp(info.path)
+    if info.base is not None:
+        return identity(info.file, stamp_of(info.base))
     return stamp_file(info.file) if (info.path / INDEX).is_file() else ""
 
 

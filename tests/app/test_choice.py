@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import msgspec
+import pytest
 from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
+from app.models import InstalledModels
 from app.studio import Studio
+from core import cli
 from core.library import metadata
 from core.messages import Request
 from tests.app.conftest import FakeModels
@@ -117,3 +121,68 @@ def test_a_model_chosen_by_hand_meanwhile_stays(studio: Studio, qtbot: QtBot, tm
     studio.choice.choose("hen")
     qtbot.wait(50)
     assert studio.settings.model == "hen"
+
+
+def model_folder(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    return folder
+
+
+def test_a_dropped_folder_is_used(studio: Studio, engine: FakeEngine, qtbot: QtBot, tmp_path: Path) -> None:
+    drop(studio, model_folder(tmp_path / "fox"))
+    qtbot.waitUntil(lambda: studio.settings.model == "fox")
+    assert studio.window.options.model.currentText() == "fox"
+    qtbot.waitUntil(lambda: engine.warmed[-1] == "fox")
+
+
+def test_folders_and_files_are_opened_from_the_list(
+    studio: Studio, qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = studio.window.options.model
+    folder = model_folder(tmp_path / "fox")
+    asked: list[str] = []
+
+    def ask_for_folder(*_: object) -> str:
+        asked.append("folder")
+        return str(folder)
+
+    def ask_for_file(_parent: object, _title: str, _at: str, kinds: str) -> tuple[str, str]:
+        asked.append(kinds)
+        return "", ""
+
+    monkeypatch.setattr("app.choice.QFileDialog.getExistingDirectory", ask_for_folder)
+    monkeypatch.setattr("app.choice.QFileDialog.getOpenFileName", ask_for_file)
+    for text in ("Open a model file…", "Open a model folder…"):
+        shown.setCurrentIndex(shown.findText(text))
+        shown.activated.emit(shown.findText(text))
+    qtbot.waitUntil(lambda: studio.settings.model == "fox")
+    assert asked == ["Models (*.gguf *.safetensors)", "folder"]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.GGUF", "folder"])
+def test_what_is_no_model_is_told(studio: Studio, qtbot: QtBot, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.mkdir() if name == "folder" else path.write_bytes(b"nothing")
+    drop(studio, path)
+    qtbot.waitUntil(lambda: studio.window.notice.sentence != "")
+    assert str(path) in studio.window.notice.sentence
+    assert studio.settings.model == "starter"
+
+
+def test_model_files_are_opened_in_the_window(
+    make_studio: Callable[..., Studio], engine: FakeEngine, qtbot: QtBot, tmp_path: Path
+) -> None:
+    """Through the catalogue itself: a file for a whole model, and weights alone with the folder that they fit."""
+    from core.resources import resource
+
+    whole, alone = tmp_path / "whole.gguf", tmp_path / "alone.gguf"
+    for words in (["-o", str(whole)], ["-o", str(alone), "--component", "transformer"]):
+        assert cli.main(["convert", str(resource("starter", "model")), *words, "--format", "Q8_0"]) == 0
+    studio = make_studio(engine, models=InstalledModels())
+    for path, name in ((whole, "starter 2"), (alone, "alone")):  # the first one says what it is called
+        drop(studio, path)
+        qtbot.waitUntil(lambda name=name: studio.settings.model == name, timeout=20_000)  # type: ignore[misc]
+        assert studio.window.options.model.currentText() == name
+        assert studio.window.notice.sentence == ""
+    assert studio.models.names() == ["starter", "starter 2", "alone"]

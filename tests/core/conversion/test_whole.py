@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -17,11 +18,11 @@ from safetensors.torch import load_file
 from core import cli, folders
 from core.conversion.prepare import prepare
 from core.messages import ModelFileError, ResidencyError
-from core.models import catalogue
+from core.models import catalogue, roles
 from core.models.gguf_header import read_gguf
 from core.models.single import read_file
 from core.models.stored import Place, stored_tensors
-from core.precision import decode
+from core.precision import decode, encode
 from core.resources import resource
 from tests.core.conversion.rewritten import rewritten
 from tests.core.conversion.written import convert
@@ -50,15 +51,29 @@ def inspected(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return found
 
 
-ARCHITECTURES = {"flux": "flux", "sd3": "sd3", "sdxl": "sdxl", "z_image": "lumina2", "qwen_image": "qwen_image"}
+ARCHITECTURES = {
+    "flux": "flux",
+    "sd3": "sd3",
+    "sdxl": "sdxl",
+    "z_image": "lumina2",
+    "qwen_image": "qwen_image",
+    "flux2": "flux",
+    "flux2_klein": "flux",
+    "wan": "wan",
+    "wan22": "wan",
+    "wan22_5b": "wan",
+    "ltx": "ltxv",
+}
 
 
-@pytest.mark.parametrize("family", [*ARCHITECTURES, "flux2", "wan22", "ltx"])
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_every_tensor_is_found_again(tiny: Tiny, home: Path, tmp_path: Path, family: str) -> None:
     convert(tiny(family), "-o", tmp_path / "a.gguf", "--format", "F32")
     info = read_file(tmp_path / "a.gguf")
     known = read_gguf(tmp_path / "a.gguf").metadata["general.architecture"]  # which ComfyUI-GGUF goes by
-    assert known == ARCHITECTURES.get(family, known)
+    assert known == ARCHITECTURES[family]
+    layouts = json.loads(str(read_gguf(tmp_path / "a.gguf").metadata["residency.layouts"]))
+    assert "plain" not in layouts.values()
     assert info.family == json.loads((tiny(family) / "model_index.json").read_text())["_class_name"]
     data = (tmp_path / "a.gguf").read_bytes()
     for name, component in info.networks.items():
@@ -72,6 +87,30 @@ def test_every_tensor_is_found_again(tiny: Tiny, home: Path, tmp_path: Path, fam
                 continue
             numbers = decode(torch.frombuffer(bytearray(raw), dtype=torch.uint8), tensor.type, tensor.shape)
             assert torch.allclose(numbers, expected[key].float(), atol=1e-2 if tensor.type == "BF16" else 0), key
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3", "z_image", "qwen_image", "flux2", "wan22", "ltx"])
+def test_a_block_is_one_range_of_packed_rows(tiny: Tiny, home: Path, tmp_path: Path, family: str) -> None:
+    convert(tiny(family), "-o", tmp_path / "a.gguf", "--format", "Q8_0")
+    info, data = read_file(tmp_path / "a.gguf"), (tmp_path / "a.gguf").read_bytes()
+    for name in {"transformer", "transformer_2"} & info.networks.keys():
+        found = stored_tensors(info.networks[name])
+        assert all(part.start % 32 == 0 for tensor in found.values() for part in tensor.ranges[:1])
+        blocks: dict[Any, list[tuple[int, int]]] = {}
+        for key, tensor in found.items():
+            if roles.order_of(key, "denoiser")[1] == 2:  # what folding drops lies before the blocks
+                block = roles.block_of(key, "denoiser")
+                blocks.setdefault(block, []).extend((part.start, part.end) for part in tensor.ranges)
+        reach = [
+            (min(start for start, _ in parts), max(end for _, end in parts)) for _, parts in sorted(blocks.items())
+        ]
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(reach))
+        expected = load_file(next((tiny(family) / name).glob("*.safetensors")))
+        packed = {key: tensor for key, tensor in found.items() if tensor.type == "Q8_0"}
+        assert len(packed) >= 10
+        for key, tensor in packed.items():  # those of a joined tensor are as they would be alone
+            raw = b"".join(data[part.start : part.end] for part in tensor.ranges)
+            assert raw == encode(expected[key].float(), "Q8_0").numpy().tobytes(), key
 
 
 def test_the_file_says_what_it_is(flux: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

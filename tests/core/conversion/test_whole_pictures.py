@@ -10,11 +10,11 @@ import pytest
 
 from core.engine import InProcessEngine
 from core.engine.client import Client
-from core.hardware.emulated import EmulatedAccelerator
 from core.hardware.emulated_card import EmulatedCard
 from core.library.queue import JobQueue
 from core.messages import How, Request, Result
 from core.resources import resource
+from tests.cards import accelerator
 from tests.core.conversion.written import convert
 from tests.events import result_of
 
@@ -34,7 +34,7 @@ def engine(kind: str) -> Iterator[Client]:
         pinned_rate=2e9,
         pageable_rate=1e9,
     )
-    running = InProcessEngine(JobQueue(None), accelerator="cpu" if kind == "cpu" else EmulatedAccelerator(emulated))
+    running = InProcessEngine(JobQueue(None), accelerator="cpu" if kind == "cpu" else accelerator(emulated))
     running.start()
     try:
         yield running
@@ -97,7 +97,18 @@ def test_sixteen_bits_on_a_processor(home: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("family", "network"),
-    [("flux", "transformer"), ("sd3", "transformer"), ("sdxl", "unet"), ("z_image", "transformer")],
+    [
+        ("flux", "transformer"),
+        ("sd3", "transformer"),
+        ("sdxl", "unet"),
+        ("z_image", "transformer"),
+        ("qwen_image", "transformer"),
+        ("flux2", "transformer"),
+        ("flux2_klein", "transformer"),
+        ("wan22", "transformer"),
+        ("wan22_5b", "transformer"),
+        ("ltx", "transformer"),
+    ],
 )
 def test_other_families(family: str, network: str, card: Client, tiny: Tiny, tmp_path: Path) -> None:
     convert(tiny(family), "-o", tmp_path / "a.gguf", "--format", "F32")

@@ -132,5 +132,13 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 def test_inspect_shows_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "cut.gguf"
     path.write_bytes(b"GGUF\3\0\0\0")
-    assert cli.main(["inspect", str(path), "--json"]) == 0
+    assert cli.main(["inspect", str(path), "--json"]) == 2
     assert "cut.gguf" in json.loads(capsys.readouterr().out)["problems"][0]
+
+
+def test_inspect_tells_of_what_is_no_damage_without_failing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sparse(tmp_path / "lora.safetensors", {"a.lora_A.weight": (4, 4), "a.lora_B.weight": (4, 4)})
+    assert cli.main(["inspect", str(tmp_path / "lora.safetensors"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "adapter" in report["problems"][0]
+    assert not report["damaged"]

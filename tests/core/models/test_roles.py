@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.generation import roles as from_network
+from core.generation import layers as from_network
 from core.generation.skeletons import persistent_tensors, skeleton
 from core.models.roles import CLIP, DENOISER, ENCODER, block_of, kind_of, order_of, role_of
 from core.residency.blocks import blocks

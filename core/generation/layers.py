@@ -1,4 +1,4 @@
-"""What each tensor of a network is for: which may be packed, which may be folded away, which stays as it is.
+"""What each layer of a network is for: which may be packed, which may be folded away, which stays as it is.
 
 The rules are those the field agrees on (core.planning.policy says what follows from a role); what is special to a class
 is data here.
