@@ -17,9 +17,21 @@ def byte_size(text: str) -> int:
     value = float(match.group(1)) * _UNITS[match.group(2).upper()]
     if not math.isfinite(value) or value >= 2**63:
         raise ValueError(f"{text} is more than any machine has")
-    return int(value)
+    return round(value)  # 8.2 * 10^6 is a little less than it
 
 
 def in_words(count: int) -> str:
-    """Bytes for people, e.g. 4.2 GB (10^9) or 38 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 95e7 else f"{count / 1e6:.0f} MB"
+    """Bytes for people, in a unit that says something: 4.2 GB (10^9), 38 MB, 6.9 MB, 540 kB or 96 bytes."""
+    if count >= 95e7:
+        return f"{count / 1e9:.1f} GB"
+    if count >= 95e4:
+        return f"{count / 1e6:.1f} MB" if count < 95e5 else f"{count / 1e6:.0f} MB"
+    return f"{count / 1e3:.0f} kB" if count >= 950 else f"{count} bytes"
+
+
+def at_least(count: int) -> str:
+    """A size that is no less than so many bytes, for people to ask for: 6.9MB, 540kB."""
+    unit, name = next(
+        ((size, name) for size, name in ((10**8, "GB"), (10**5, "MB"), (100, "kB")) if count >= 10 * size), (0, "B")
+    )
+    return f"{-(-count // unit) / 10:.1f}{name}" if unit else f"{count}{name}"

@@ -25,6 +25,7 @@ from core.precision.formats import FORMATS
 LADDER = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "Q2_K")
 _KEPT = {"F64": "F32", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # what these types become where nothing is packed
 _SMALL = 1 << 20  # numbers
+_CLIP_LEAST = "Q8_0"  # what CLIP takes where it is packed at all
 
 Errors = Mapping[str, Mapping[str, float]]
 """relRMSE by tensor and format."""
@@ -183,10 +184,23 @@ def rungs(candidate: Candidate, ladder: Sequence[str] = LADDER) -> list[str]:
     return sorted(names, key=lambda name: -candidate.bytes_in(name))
 
 
+def within_rungs(candidate: Candidate) -> list[str]:
+    """As `rungs`, where a threshold is asked for: that is a person's word for everything, so CLIP follows it too.
+
+    But only to Q8_0: CLIP-G of SD3 is known to break in F8, though that errs by no more than Q5_K. A VAE stays.
+    """
+    known = rungs(candidate)
+    own = candidate.source.stored.type
+    packed = own in FORMATS and FORMATS[own].packed
+    if candidate.kind != roles.CLIP or candidate.kept or candidate.apart or packed or not candidate.source.decodable:
+        return known
+    return [*known, _CLIP_LEAST] if FORMATS[_CLIP_LEAST].takes(candidate.shape) else known
+
+
 def within(candidate: Candidate, threshold: float, errors: Mapping[str, float]) -> str:
     """The coarsest format whose error is at most `threshold` (a share, 0.01 is 1 %)."""
-    fitting = [name for name in rungs(candidate) if errors.get(name, 0.0) <= threshold]
-    return fitting[-1] if fitting else rungs(candidate)[0]
+    fitting = [name for name in within_rungs(candidate) if errors.get(name, 0.0) <= threshold]
+    return fitting[-1] if fitting else within_rungs(candidate)[0]
 
 
 def chosen(listed: Sequence[Candidate], choose: Callable[[Candidate], str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 
 from core.conversion.choice import Candidate
 from core.conversion.source import Reader
-from core.conversion.write import Tick, computing_with_one, threads
+from core.conversion.write import Tick, computing_with_one, squares, threads
 from core.precision.codec import decode, encode
 from core.precision.formats import FORMATS
 
@@ -79,8 +79,8 @@ def error(numbers: torch.Tensor, stored: str) -> float:
     except ValueError:
         return math.inf  # beyond a format's reach
     difference = decode(packed, stored, (numbers.numel(),)).sub_(numbers)
-    squares = float(numbers.dot(numbers))
-    return math.sqrt(float(difference.dot(difference)) / squares) if squares else 0.0
+    size = squares(numbers)
+    return math.sqrt(squares(difference) / size) if size else 0.0
 
 
 def _sampled(candidate: Candidate) -> int:

@@ -21,12 +21,15 @@ import msgspec
 
 from core import __version__
 from core.conversion import memory
-from core.conversion.choice import Candidate, candidates, chosen, rungs, uniform, within
+from core.conversion.choice import Candidate, candidates, chosen, rungs, uniform, within, within_rungs
 from core.conversion.costs import Costs
 from core.conversion.hashes import Hashes
 from core.conversion.journal import Head, Journal
 from core.conversion.measure import measure
-from core.conversion.prepare import HASH_CHARACTERS, HASHES, OURS, prepare
+from core.conversion.moments import Fitting, Moments
+from core.conversion.notes import notes
+from core.conversion.outputs import check_apart, check_out
+from core.conversion.prepare import HASH_CHARACTERS, HASHES, OURS, Prepared, prepare
 from core.conversion.report import counted
 from core.conversion.target import loss, moved, room_on, under
 from core.conversion.write import Sums, write
@@ -34,7 +37,10 @@ from core.messages import ModelFileError, UserError
 from core.models.gguf_write import Layout, lay_out
 from core.models.sensitivity import Measured
 from core.models.single import ERRORS
-from core.residency.slabs import ALIGNMENT
+from core.residency.slabs import ALIGNMENT, aligned
+from core.sizes import in_words
+
+_HEADER_MORE = 1 << 16  # bytes of what a header also says: how it was asked for, and each tensor's error
 
 Tell = Callable[[str, float], None]
 """Told what is being done and the share that is done, 0 to 1; may raise to stop."""
@@ -44,6 +50,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     """What a person asked for, with exactly one of `format`, `rmse` (a share), `target_bytes` and `fit` (a card).
 
     `measured` says what formats cost on this very model, for the last two; the shipped rules where it does not.
+    `moments` are what its layers were given, which rounding is then fitted to.
     """
 
     sources: tuple[Path, ...]
@@ -54,6 +61,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     target_bytes: int | None = None
     fit: str = ""
     measured: Measured | None = None
+    moments: Moments | None = None
     keep: tuple[str, ...] = ()
 
     @property
@@ -66,6 +74,37 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
         return f"for {self.fit}" if self.fit else self.format
 
 
+def check(asked: Conversion, beside: Sequence[Path] = ()) -> Prepared:
+    """Look at what is to be converted, and find out before the work whether the results can be written.
+
+    Args:
+        beside: other files that will be written: a report, what was measured.
+
+    Raises:
+        UserError: something asked for cannot be done, or would be written over what is read.
+        ModelFileError: a source is damaged; names file and tensor.
+    """
+    check_out(asked.out)
+    prepared = prepare(asked.sources, asked.component, asked.out.stem)
+    check_apart(asked.out, beside, asked.sources, prepared.files)
+    return prepared
+
+
+def fits_as_it_is(asked: Conversion, prepared: Prepared) -> bool:
+    """Whether a size or a card that is asked for has room for everything without packing."""
+    listed = candidates(prepared.inputs, asked.keep)
+    widest = {entry.name: rungs(entry)[0] for entry in listed}
+    tensors = [(entry.name, widest[entry.name], entry.shape) for entry in listed]
+    return lay_out(prepared.metadata, tensors, ALIGNMENT, prepared.copied).size + _HEADER_MORE < _size(
+        asked, prepared.family
+    )
+
+
+def _size(asked: Conversion, family: str) -> int:
+    """Bytes of the file to be, where a size or a card is asked for."""
+    return asked.target_bytes if asked.target_bytes is not None else room_on(asked.fit, family)
+
+
 def run(asked: Conversion, tell: Tell) -> dict[str, Any]:
     """Convert; returns the report (its keys are those of the command's contract).
 
@@ -76,12 +115,12 @@ def run(asked: Conversion, tell: Tell) -> dict[str, Any]:
     started = time.perf_counter()
     memory.start_peak()
     baseline = memory.resident()
-    _check_out(asked)
-    prepared = prepare(asked.sources, asked.component, asked.out.stem)
+    prepared = check(asked)
     listed = candidates(prepared.inputs, asked.keep)
     if not listed:
         raise UserError(f"{asked.sources[0]} holds no tensors.")
-    metadata = {**prepared.metadata, f"{OURS}asked": asked.mode, ERRORS: [0.0] * len(listed)}
+    fit = ", rounded to fit what layers are given" if asked.moments is not None else ""
+    metadata = {**prepared.metadata, f"{OURS}asked": asked.mode + fit, ERRORS: [0.0] * len(listed)}
 
     def laid_out(formats: Mapping[str, str]) -> Layout:
         return lay_out(
@@ -96,7 +135,8 @@ def run(asked: Conversion, tell: Tell) -> dict[str, Any]:
         formats, reasons = choose(asked, listed, prepared.family, head, tell)
     layout = laid_out(formats)
     begun = Head(key, hashlib.sha256(layout.header).hexdigest(), formats, reasons)
-    sums = _written(asked.out, layout, listed, begun, journal, prepared.files, tell)
+    fitting = Fitting(asked.moments, listed, formats) if asked.moments is not None else None
+    sums = _written(asked.out, layout, listed, begun, journal, prepared.files, tell, fitting)
     return {
         "file": str(asked.out),
         "bytes": layout.size,
@@ -104,6 +144,8 @@ def run(asked: Conversion, tell: Tell) -> dict[str, Any]:
         "peak_rss_bytes": memory.peak(),
         "baseline_rss_bytes": baseline,
         **counted(listed, formats, sums),
+        "notes": notes(listed, formats, asked.format),
+        **({"fitted_tensors": len(fitting)} if fitting is not None else {}),
         **reasons,
     }
 
@@ -118,18 +160,27 @@ def choose(
     """
     if asked.format:
         return chosen(listed, lambda entry: uniform(entry, asked.format)), {}
-    errors = measure(listed, {entry.name: rungs(entry) for entry in listed}, partial(tell, "Measuring errors"))
+    if asked.rmse is None and asked.measured is None:
+        size = _size(asked, family)
+        widest = {entry.name: rungs(entry)[0] for entry in listed}
+        if head + sum(aligned(entry.bytes_in(widest[entry.name])) for entry in listed) <= size:
+            return widest, {"target_bytes": size, "measured_tensors": 0}  # nothing is to be chosen
+    tried = within_rungs if asked.rmse is not None else rungs
+    errors = measure(listed, {entry.name: tried(entry) for entry in listed}, partial(tell, "Measuring errors"))
     if asked.rmse is not None:
         threshold = asked.rmse
         return chosen(listed, lambda entry: within(entry, threshold, errors[entry.name])), {}
-    costs = Costs(listed, family, errors, asked.measured)
+    measured = asked.measured
+    if measured is not None and asked.moments is not None and measured.fitted:
+        measured = msgspec.structs.replace(measured, losses=measured.fitted)
+    costs = Costs(listed, family, errors, measured)
     if asked.measured is not None and not costs.measured:
         raise UserError(
             f"Nothing of {asked.sources[0]} is among the sensitivities measured on {asked.measured.model}; measure "
             "this model, or use --sensitivity table."
         )
-    size = (asked.target_bytes if asked.target_bytes is not None else room_on(asked.fit, family)) - head
-    formats = under(listed, costs, size)
+    size = _size(asked, family) - head
+    formats = under(listed, costs, size, head=head)
     expected = {"expected_one_step_error": costs.expected(listed, formats)} if costs.measured else {}
     return formats, {
         "target_bytes": size + head,
@@ -138,15 +189,6 @@ def choose(
         **expected,
         "assumed": moved(listed, costs, size, formats, family),
     }
-
-
-def _check_out(asked: Conversion) -> None:
-    if not asked.out.parent.is_dir():
-        raise UserError(f"The folder {asked.out.parent} does not exist; make it or choose another.")
-    if asked.out.is_dir():
-        raise UserError(f"{asked.out} is a folder; give a file, as in {asked.out / 'model.gguf'}.")
-    if any(asked.out.exists() and path.exists() and asked.out.samefile(path) for path in asked.sources):
-        raise UserError(f"{asked.out} is what is converted; give another name for the result.")
 
 
 def _key(asked: Conversion, files: Sequence[Path]) -> str:
@@ -164,6 +206,7 @@ def _written(
     journal: Journal,
     files: Sequence[Path],
     tell: Tell,
+    fitting: Fitting | None,
 ) -> dict[str, Sums]:
     """Write the file under a name of its own and give it its name when it is whole."""
     keep = True  # until it is ours
@@ -176,7 +219,13 @@ def _written(
                 file.write(layout.header)
             keep = True
             sums = write(
-                journal.partial, layout.starts, listed, head.formats, journal, partial(tell, f"Writing {out.name}")
+                journal.partial,
+                layout.starts,
+                listed,
+                head.formats,
+                journal,
+                partial(tell, f"Writing {out.name}"),
+                fitting,
             )
             errors = [sums[candidate.name].rel_rmse for candidate in listed]
             with journal.partial.open("r+b") as file:
@@ -192,7 +241,7 @@ def _written(
     except OSError as error:
         kept = " What is done is kept: the same command goes on from there." if keep else ""
         raise UserError(
-            f"{out} needs {layout.size / 1e9:.2f} GB and cannot be written ({error.strerror or error}); free some "
+            f"{out} needs {in_words(layout.size)} and cannot be written ({error.strerror or error}); free some "
             f"space or write elsewhere.{kept}"
         ) from error
     except ModelFileError:

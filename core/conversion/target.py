@@ -14,16 +14,24 @@ from core.models import profile as models
 from core.models.sensitivity import rules
 from core.planning.options import budget_of
 from core.residency.slabs import aligned
-from core.sizes import in_words
+from core.sizes import at_least, in_words
 
 _BY_ITSELF = LADDER[:-2]  # Q3_K and Q2_K only where the size cannot be had without them
 _UNKNOWN_ACTIVATIONS = 0.2  # of the budget, where no shipped profile says what a family needs beside weights: assumed
 
 
 def under(
-    listed: Sequence[Candidate], costs: Costs, size: int, scaled: Mapping[str, float] | None = None
+    listed: Sequence[Candidate],
+    costs: Costs,
+    size: int,
+    scaled: Mapping[str, float] | None = None,
+    head: int = 0,
 ) -> dict[str, str]:
     """The format of each tensor, so that all take at most `size` bytes, each rounded up to where the next begins.
+
+    Args:
+        scaled: by rule, what to multiply its factor by.
+        head: bytes of the file beside these, for the sentence.
 
     Raises:
         UserError: that cannot be; the sentence says the smallest size that can.
@@ -34,7 +42,10 @@ def under(
         if (found := allocate(options, size)) is not None:
             return {entry.name: option.format for entry, option in zip(listed, found, strict=True)}
     least = sum(min(option.bytes for option in some) for some in options)
-    raise UserError(f"{in_words(size)} is too small: even in Q2_K it takes {in_words(least)}; ask for more.")
+    raise UserError(
+        f"{in_words(size + head)} is too small: even in the smallest types that its rows fit it takes "
+        f"{at_least(least + head)}; ask for that or more."
+    )
 
 
 def moved(

@@ -56,6 +56,7 @@ _SEED, _HELD_OUT_SEED = 41_000, 42_000
 _SIDE = 512  # pixels, at most: a weight meets every token, and a thousand of them say what it does
 _STEPS = 12  # of a run, at most; more only move the timesteps that are kept a little
 _KEPT = 4  # timesteps of each run, evenly spaced, the first among them
+WIDEST = 4096  # columns of a layer whose inputs' moments are kept: 67 MB
 
 Tick = Callable[[float], None]
 """Told the share that is done, 0 to 1; may raise to stop."""
@@ -93,10 +94,12 @@ class OneStep:
         self.denoisers = self._pipeline.phase(Phase.DENOISE).networks
         self._look(prompts, first_seed)
 
-    def again(self, prompts: Sequence[str] = HELD_OUT, first_seed: int = _HELD_OUT_SEED) -> OneStep:
-        """The same networks at the inputs that other prompts and seeds give."""
+    def again(
+        self, prompts: Sequence[str] = HELD_OUT, first_seed: int = _HELD_OUT_SEED, steps: int | None = None
+    ) -> OneStep:
+        """The same networks at the inputs that other prompts and seeds give; or another number of steps, too."""
         other = copy.copy(self)
-        other._look(prompts, first_seed)
+        other._look(prompts, first_seed, steps)
         return other
 
     def weights(self, network: str) -> dict[str, torch.Tensor]:
@@ -155,30 +158,79 @@ class OneStep:
                     found[call.network][name].addcmul_(gradient, gradient, value=1 / self._power)
         return found
 
+    @torch.no_grad()
+    def moments(self, calls: Sequence[Call]) -> dict[str, dict[str, torch.Tensor]]:
+        """What linear layers are given in some calls: the mean of x x^T over all x, as float32 [d, d].
+
+        Returns:
+            By network and the name of a layer's weights, which have rows of d. Without layers wider than 4096, whose
+            squares would take more room than they win, and those that are given nothing.
+        """
+        sums: dict[str, dict[str, torch.Tensor]] = {denoiser: {} for denoiser in self.denoisers}
+        counts: dict[tuple[str, str], int] = {}
+
+        def listen(network: str, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+                if not args:
+                    return
+                given = args[0].reshape(-1, args[0].shape[-1]).float()
+                found = sums[network].setdefault(name, torch.zeros(given.shape[1], given.shape[1]))
+                found.addmm_(given.T, given)
+                counts[network, name] = counts.get((network, name), 0) + len(given)
+
+            return hook
+
+        hooks = [
+            layer.register_forward_pre_hook(listen(network, f"{name}.weight"))
+            for network in self.denoisers
+            for name, layer in self._networks[network].named_modules()
+            if type(layer) is nn.Linear and layer.in_features <= WIDEST
+        ]
+        try:
+            for call in calls:
+                self._output(call)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for network, found in sums.items():
+            for name in found:
+                found[name].div_(max(1, counts[network, name]))
+        return sums
+
     # ---------------------------------------------------------------------------------------------------------------
 
     def _opened(self, name: str) -> nn.Module:
         return self._pipeline.open(name, "F32", lambda share: None).module
 
     @torch.no_grad()
-    def _look(self, prompts: Sequence[str], first_seed: int) -> None:
-        """Take the calls of runs as inputs, and what comes out for reference."""
+    def _look(self, prompts: Sequence[str], first_seed: int, steps: int | None = None) -> None:
+        """Take the calls of runs as inputs, and what comes out for reference.
+
+        `calls` are those of some timesteps. `halves` are of other prompts and timesteps each, together of all.
+        """
         self.calls: list[Call] = []
+        self.halves: tuple[list[Call], list[Call]] = ([], [])
         for number, prompt in enumerate(prompts):
-            self.calls += self._one_run(
-                Request(prompt=prompt, model=str(self._pipeline.info.source), seed=first_seed + number)
-            )
+            request = Request(prompt=prompt, model=str(self._pipeline.info.source), seed=first_seed + number)
+            taken = self._one_run(request, steps)
+            kept = {len(taken) * place // _KEPT for place in range(_KEPT)}
+            for step, calls in enumerate(taken):
+                self.calls += calls if step in kept else []
+                if len(prompts) == 1:
+                    self.halves[step % 2].extend(calls)
+                elif step % 2 == number % 2 or len(taken) == 1:
+                    self.halves[number % 2].extend(calls)
         self._reference = [self._output(call) for call in self.calls]
         self._power = sum(float(output.square().sum()) for output in self._reference)
 
-    def _one_run(self, request: Request) -> list[Call]:
-        """The calls of the timesteps that are kept; guidance makes two calls for each."""
+    def _one_run(self, request: Request, steps: int | None) -> list[list[Call]]:
+        """The calls of each timestep; guidance makes two."""
         model = self._pipeline.info
         wanted = resolve(request, model)
         side = max(model.size_multiple, self._side // model.size_multiple * model.size_multiple)
         wanted = msgspec.structs.replace(
             wanted,
-            steps=min(wanted.steps or _STEPS, _STEPS),
+            steps=steps or min(wanted.steps or _STEPS, _STEPS),
             width=min(wanted.width or side, side),
             height=min(wanted.height or side, side),
             frames=model.clip.temporal + 1 if model.clip is not None else wanted.frames,
@@ -194,10 +246,8 @@ class OneStep:
         with _listening({name: self._networks[name] for name in self.denoisers}, calls):
             run.encode(None)
             run.run_blocks(self._pipeline.phase(Phase.DENOISE).blocks.values())
-        steps = wanted.steps or 1
-        each = max(1, len(calls) // steps)
-        kept = {steps * place // _KEPT for place in range(_KEPT)}
-        return [call for number, call in enumerate(calls) if number // each in kept]
+        each = max(1, len(calls) // (wanted.steps or 1))
+        return [calls[first : first + each] for first in range(0, len(calls), each)]
 
     def _output(self, call: Call) -> torch.Tensor:
         """All numbers that a call gives [n]."""

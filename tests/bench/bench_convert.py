@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from core.conversion.choice import Candidate, Input, candidates, rungs, within
+from core.conversion.choice import Candidate, Input, candidates, within, within_rungs
 from core.conversion.measure import error
 from core.conversion.source import SourceTensor
 from core.models import roles
@@ -127,7 +127,7 @@ def rmse_sizes(name: str) -> dict[str, Any]:
 
 
 def _tried(entry: Candidate) -> list[str]:
-    return [stored for stored in rungs(entry) if stored not in ("BF16", "F16", "F32")]
+    return [stored for stored in within_rungs(entry) if stored not in ("BF16", "F16", "F32")]
 
 
 def measured(name: str, source: Path, mode: tuple[str, ...]) -> dict[str, Any]:

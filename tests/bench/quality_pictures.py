@@ -109,7 +109,11 @@ class _Studio:
     def _content(self, file: Path) -> str:
         from core.models.gguf_header import read_gguf
 
-        return repr(sorted((name, found.type) for name, found in read_gguf(file).tensors.items()))
+        data, digest = file.read_bytes(), hashlib.sha256()
+        for name, found in sorted(read_gguf(file).tensors.items()):
+            digest.update(f"{name} {found.type} {found.shape}".encode())
+            digest.update(data[found.start : found.end])
+        return digest.hexdigest()
 
 
 def _numbers(pictures: np.ndarray) -> torch.Tensor:

@@ -11,8 +11,10 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 820, 480, 70, 30, 40, 50
 _KINDS = {  # marks of Okabe and Ito's palette, which colour-blind people can tell apart
     "uniform": ("#56b4e9", "one type (--format)"),
     "rmse": ("#e69f00", "threshold (--rmse)"),
+    "fitted": ("#cc79a7", "one type, rounding fitted"),
     "table": ("#999999", "target size, shipped table"),
-    "target": ("#009e73", "target size, measured"),
+    "plain": ("#0072b2", "target size, measured"),
+    "target": ("#009e73", "the same, rounding fitted"),
 }
 
 
@@ -51,7 +53,7 @@ def draw(variants: Mapping[str, Mapping[str, Any]]) -> str:
             parts.append(_text(_LEFT - 8, y(tick) + 4, f"{tick:.1%}", "end"))
     for number, (kind, (colour, words)) in enumerate(_KINDS.items()):
         own = sorted((size, error, name) for which, name, size, error in points if which == kind)
-        if kind in ("target", "table") and own:
+        if kind in ("target", "plain", "table") and own:
             path = " ".join(f"{x(size):.1f},{y(error):.1f}" for size, error, _ in own)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         for place, (size, error, name) in enumerate(own):
@@ -69,7 +71,7 @@ def draw(variants: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _kind(name: str) -> str:
-    kind = name.split(" ")[0]
+    kind = name.split(" ")[0].replace("threshold", "rmse")
     return kind if kind in _KINDS else "uniform"
 
 
