@@ -18,7 +18,7 @@ from diffusers.modular_pipelines.modular_pipeline import (
 )
 
 from core.generation.experts import steps_of
-from core.generation.foresight import fold
+from core.generation.foresight import foresee
 from core.generation.guided import Together
 from core.generation.interrupt import Interrupted, on_behalf_of
 from core.generation.pipeline import Pipeline
@@ -47,12 +47,10 @@ def denoise(
     Raises:
         FoldingError: modulation was to be computed before the loops and could not be; begin again without it.
     """
-    blocks = list(pipeline.phase(Phase.DENOISE).blocks.values())
-    start = blocks.index(pipeline.loop)
     last = part >= len(pipeline.experts) - 1
     if part == 0:
         for run, _ in runs:
-            run.run_blocks(blocks[:start])
+            run.run_blocks(_around_loop(run)[0])
     ended = [False] * len(runs)
     firsts = [0] * len(runs)
 
@@ -60,8 +58,8 @@ def denoise(
         run, on_step = runs[number]
         with on_behalf_of(run.request.id), as_part(number):
             try:
-                loop = _watched(pipeline.loop, run, on_step, firsts[number], together=lockstep)
-                run.run_blocks([loop, *(blocks[start + 1 :] if last else ())])
+                loop = _watched(run.workflow.loop, run, on_step, firsts[number], together=lockstep)
+                run.run_blocks([loop, *(_around_loop(run)[1] if last else ())])
                 ended[number] = True
             except Interrupted:
                 pass
@@ -71,7 +69,7 @@ def denoise(
             if pipeline.experts:
                 firsts = [stack.enter_context(steps_of(part, pipeline.modular, run.state)) for run, _ in runs]
             with torch.no_grad():
-                fold(pipeline, [(run.components, run.state) for run, _ in runs], runs[0][0].check)
+                foresee(pipeline, [(run.components, run.state) for run, _ in runs])
             if lockstep:
                 in_lockstep([partial(call, number) for number in range(len(runs))])
             else:
@@ -80,6 +78,13 @@ def denoise(
         pipeline.unfoldable = f"modulation stays on the device: {error}"
         raise
     return ended
+
+
+def _around_loop(run: Run) -> tuple[list[ModularPipelineBlocks], list[ModularPipelineBlocks]]:
+    """The blocks of a run's denoising that come before its loop, and those behind it."""
+    blocks = list(run.workflow.phase(Phase.DENOISE).blocks.values())
+    place = blocks.index(run.workflow.loop)
+    return blocks[:place], blocks[place + 1 :]
 
 
 def _watched(

@@ -6,7 +6,7 @@ Schedules do not depend on the picture, so the network may answer with zeros mea
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from core.messages import ResidencyError
 from core.residency.folding import FoldingError
 
 
-def fold(pipeline: Pipeline, runs: Sequence[tuple[Apart, PipelineState]], check: Callable[[], None]) -> None:
-    """Compute the modulation of what is attached, for every pass that the loops will make from these states on.
+def foresee(pipeline: Pipeline, runs: Sequence[tuple[Apart, PipelineState]]) -> None:
+    """Learn what modulation will be given, for every pass that the loops will make from these states on.
 
     Raises:
         FoldingError: a loop or its network does something that cannot be foreseen.
@@ -29,7 +29,7 @@ def fold(pipeline: Pipeline, runs: Sequence[tuple[Apart, PipelineState]], check:
         return
     parts = [_rehearse(pipeline, components, state) for components, state in runs]
     for folding, vectors in zip(pipeline.foldings, zip(*parts, strict=True), strict=True):
-        folding.compute(vectors, check)
+        folding.expect(vectors)
 
 
 def _rehearse(pipeline: Pipeline, components: Apart, state: PipelineState) -> list[list[torch.Tensor]]:

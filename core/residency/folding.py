@@ -1,9 +1,10 @@
-"""Layers that are computed before their network runs, for all of its passes, and are not on the device meanwhile.
+"""Layers that are computed once for all passes of their network, and are not on the device afterwards.
 
 Modulation (adaLN) projections see an activation of one vector that depends on timestep and conditioning only. So the
-network runs beforehand as far as the first of them, once for each pass to come; then their weights pass through the
-device once, and what they make of each distinct vector is kept there instead of them. Every layer is called as the pass
-would call it, with one vector at a time, so that not a bit of the result changes.
+network runs beforehand as far as the first of them, once for each pass to come. In the first pass their weights come
+before those of the blocks that they belong to and pass through slots of their own; what they make of each distinct
+vector is kept on the device instead of them. Every layer is called as the pass would call it, with one vector at a
+time, so that not a bit of the result changes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from core.hardware.interface import Accelerator
+from core.planning.reserve import PASSING_SLOTS
 from core.residency.binding import Binding
 from core.residency.slabs import Division, Slab, aligned
-from core.residency.streamer import Streamer
+from core.residency.streamer import REST, Streamer
 
 FOLDED = "folded"  # who owns the outputs, and the slots in which the weights pass through
 _PART: ContextVar[int] = ContextVar("part", default=0)  # which of several loops that share the network runs now
 _TURN: ContextVar[int] = ContextVar("turn", default=-1)  # which of its passes
-_SLOTS = 2  # a layer is computed while the next one arrives
 
 
 class FoldingError(RuntimeError):
@@ -48,7 +49,7 @@ def as_part(number: int) -> Iterator[None]:
 class Folding:
     """The folded layers of one network. One thread uses it: the launching one.
 
-    `rehearsing` and `compute` are for who runs the network, in this order and inside of one hold; the others for
+    `rehearsing` and `expect` are for who runs the network, in this order and inside of one hold; the others for
     core.residency.network.
     """
 
@@ -61,17 +62,19 @@ class Folding:
         self._bindings = [Binding(module, slab, division.same, accelerator.absent) for slab in division.folded]
         self._beside: Mapping[int, Binding] = {}  # of adapters' matrices, which come with their layer
         self._layers = [_layer(module, slab.name) for slab in division.folded]
+        self._blocks = [_block_of(slab.name, division) for slab in division.folded]
         for number, layer in enumerate(self._layers):
             _wrap(layer.linear, functools.partial(self._answer, number, layer.linear.forward))
         _wrap(module, functools.partial(self._pass, module.forward))
         self._seen: list[torch.Tensor] | None = None  # while rehearsing
         self._computing = False
-        self._slots: list[torch.Tensor] = []
-        self._own_slots = False
+        self.slots: list[torch.Tensor] = []
         self._streamer: Streamer | None = None
-        self._go_on: Callable[[], None] = lambda: None
+        self._first_number = 0  # of the layers' slabs in the streamer
         self._kept: torch.Tensor | None = None
-        self._outputs: list[list[torch.Tensor]] = []  # by layer, for each distinct vector
+        self._vectors: list[torch.Tensor] = []  # the distinct ones
+        self._places: list[list[torch.Tensor]] = []  # by layer, for what it makes of each of them
+        self._computed: set[int] = set()
         self._turns: list[list[int]] = []  # by part, which vector each pass sees
         self._begun: list[int] = []  # by part, how many passes have begun
 
@@ -93,46 +96,22 @@ class Folding:
             for hook in hooks:
                 hook.remove()
 
-    def compute(self, seen: Sequence[Sequence[torch.Tensor]], check: Callable[[], None] = lambda: None) -> None:
-        """Compute every layer for the passes to come, which will see these vectors, in each of the parts.
-
-        `check` may raise to stop.
-        """
-        streamer = self._streamer
-        assert streamer is not None
-        distinct, turns = _distinct([vector for vectors in seen for vector in vectors])
+    def expect(self, seen: Sequence[Sequence[torch.Tensor]]) -> None:
+        """In the passes to come the layers will be given these vectors, in each of the parts."""
+        self._vectors, turns = _distinct([vector for vectors in seen for vector in vectors])
         following = iter(turns)
         self._turns = [[next(following) for _ in vectors] for vectors in seen]
         self._begun = [0] * len(seen)
-        shapes = [[(*vector.shape[:-1], layer.linear.out_features) for vector in distinct] for layer in self._layers]
-        views = self._room(shapes)
-        self._computing = True
-        try:
-            for number, (layer, binding) in enumerate(zip(self._layers, self._bindings, strict=True)):
-                check()
-                slot = streamer.enter(number)
-                bindings = [binding, self._beside[number]] if number in self._beside else [binding]
-                for each in bindings:
-                    each.bind(slot)
-                for vector, view in zip(distinct, views[number], strict=True):
-                    view.copy_(layer(vector))
-                for each in bindings:
-                    each.unbind()
-                streamer.leave()
-        finally:
-            self._computing = False
-        self._accelerator.compute_queue.synchronize()  # blocks may come into the same slots
-        self._free_slots()
-        self._outputs = views
-        self._streamer = None
-        self._go_on()
+        self._places = self._room(
+            [[(*vector.shape[:-1], layer.linear.out_features) for vector in self._vectors] for layer in self._layers]
+        )
 
     # -- for the network that is held -------------------------------------------------------------------------------
 
     @property
     def pending(self) -> bool:
-        """Whether the layers have still to be computed."""
-        return not self._outputs
+        """Whether nobody has said what the layers will be given."""
+        return not self._places
 
     @property
     def largest(self) -> int:
@@ -140,37 +119,44 @@ class Folding:
         return max(slab.size for slab in self.slabs.values())
 
     @property
-    def slots(self) -> list[torch.Tensor]:
-        """The device buffers that layers pass through."""
-        return self._slots
+    def missing_bytes(self) -> int:
+        """Bytes of device memory that `place` would take."""
+        return (PASSING_SLOTS - len(self.slots)) * self.largest
+
+    def numbers(self, first: int) -> dict[int, int]:
+        """The layers that have still to be computed, numbered from `first` on, and the block that each comes before.
+
+        What belongs to no block comes before all of them.
+        """
+        left = sorted(set(self.slabs) - self._computed, key=lambda layer: (self._blocks[layer], layer))
+        return {first + layer: self._blocks[layer] for layer in left}
 
     def adapt(self, slabs: Sequence[Slab], beside: Mapping[int, Binding]) -> None:
         """The layers come in these slabs from now on, and what lies beside them is bound by `beside`."""
+        self._free_slots()
         self.slabs, self._beside = dict(enumerate(slabs)), beside
 
-    def place(self, idle: Sequence[torch.Tensor]) -> None:
-        """Take device memory that blocks do not need yet; where it does not do, some that activations will need.
-
-        Raises torch.OutOfMemoryError.
-        """
-        self._free_slots()
-        self._slots = [buffer for buffer in idle if buffer.nbytes >= self.largest][:_SLOTS]
-        if self._slots:
-            return
-        self._own_slots = True
-        for _ in range(min(_SLOTS, len(self.slabs))):  # one by one: allocators take 20 MiB for anything from 1 to 10
-            self._slots.append(self._accelerator.allocate(self.largest, FOLDED))
+    def place(self) -> None:
+        """Take device memory for slots. Raises torch.OutOfMemoryError."""
+        while len(self.slots) < PASSING_SLOTS:  # one by one: allocators take 20 MiB for anything from 1 to 10
+            self.slots.append(self._accelerator.allocate(self.largest, FOLDED))
             self._note(FOLDED, self.largest, "modulation weights pass through")
 
-    def begin(self, streamer: Streamer, go_on: Callable[[], None]) -> None:
-        """The streamer brings the layers in their order; `go_on` is called when all have been computed."""
-        self._streamer, self._go_on = streamer, go_on
+    def begin(self, streamer: Streamer, first: int) -> None:
+        """The streamer brings the layers that are not computed, numbered from `first` on."""
+        self._streamer, self._first_number = streamer, first
+
+    def compute_until(self, block: int) -> None:
+        """Compute what has to be before this block runs, if it is not."""
+        for number in self.numbers(0) if len(self._computed) < len(self._layers) else ():
+            if self._blocks[number] <= block:
+                self._compute(number)
 
     def end(self) -> None:
         """The phase is over: let go of everything on the device."""
         self._streamer = None
         self._free_slots()
-        self._outputs = []
+        self._vectors, self._places, self._computed = [], [], set()
         if self._kept is not None:
             self._accelerator.free(self._kept)
             self._note(FOLDED, -self._kept.nbytes, "the phase is over")
@@ -219,12 +205,33 @@ class Folding:
         if self._computing:
             return forward(vector)
         turns, turn = self._turns[_PART.get()] if self._turns else [], _TURN.get()
-        if not 0 <= turn < len(turns) or not self._outputs:
+        if not 0 <= turn < len(turns) or not self._places:
             raise FoldingError("it runs more often than was foreseen")
-        output = self._outputs[number][turns[turn]]
+        if number not in self._computed:
+            self.compute_until(self._blocks[number])
+        output = self._places[number][turns[turn]]
         if output.shape[:-1] != vector.shape[:-1] or output.dtype != vector.dtype:
             raise FoldingError(f"{self.slabs[number].name} is given something else than was foreseen")
         return output
+
+    def _compute(self, number: int) -> None:
+        """Let one layer's weights come, and compute what it makes of each vector."""
+        streamer, layer = self._streamer, self._layers[number]
+        assert streamer is not None
+        slot = streamer.enter(self._first_number + number)
+        bindings = [self._bindings[number], *([self._beside[number]] if number in self._beside else [])]
+        self._computing = True
+        try:
+            for binding in bindings:
+                binding.bind(slot)
+            for vector, place in zip(self._vectors, self._places[number], strict=True):
+                place.copy_(layer(vector))
+        finally:
+            self._computing = False
+            for binding in bindings:
+                binding.unbind()
+            streamer.leave(self._first_number + number)
+        self._computed.add(number)
 
     def _room(self, shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[list[torch.Tensor]]:
         """A place on the device for every output of every layer."""
@@ -246,14 +253,12 @@ class Folding:
         return views
 
     def _free_slots(self) -> None:
-        for binding in (*self._bindings, *self._beside.values()):
-            for slot in self._slots:
+        for slot in self.slots:
+            for binding in (*self._bindings, *self._beside.values()):
                 binding.forget(slot)
-        if self._own_slots:
-            for slot in self._slots:
-                self._accelerator.free(slot)
-                self._note(FOLDED, -slot.nbytes, "modulation has been computed")
-        self._slots, self._own_slots = [], False
+            self._accelerator.free(slot)
+            self._note(FOLDED, -slot.nbytes, "modulation has been computed")
+        self.slots = []
 
 
 class _Seen(Exception):
@@ -298,6 +303,12 @@ def _layer(module: nn.Module, path: str) -> _Layer:
         before = [child for child in children if isinstance(child, nn.SiLU)]
     assert isinstance(linear, nn.Linear)
     return _Layer(tuple(before), linear)
+
+
+def _block_of(layer: str, division: Division) -> int:
+    """The number of the block that a layer is part of; REST where it belongs to none."""
+    names = [slab.name + "." for _, slab in division.blocks]
+    return next((number for number, name in enumerate(names) if layer.startswith(name)), REST)
 
 
 def _distinct(vectors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[int]]:

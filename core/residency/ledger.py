@@ -35,8 +35,13 @@ class Ledger:
         self._peaks = dict(self._held)
         self._peak = self._total
 
-    def change(self, key: Key, owner: str, model: str, stored: str, change: int, reason: str) -> None:
-        """Note that `change` bytes of a component came to the device, or left it where negative."""
+    def change(
+        self, key: Key, owner: str, model: str, stored: str, change: int, reason: str, *, folded: bool = False
+    ) -> None:
+        """Note that `change` bytes of a component came to the device, or left it where negative.
+
+        Of what is `folded` the modulation is computed before it runs.
+        """
         held = self._held.get(key, 0) + change
         if held > 0:
             self._held[key] = held
@@ -45,7 +50,7 @@ class Ledger:
         self._peaks[key] = max(self._peaks.get(key, 0), held)
         self._total += change
         self._peak = max(self._peak, self._total)
-        self._emit(LedgerRecord(time.time(), owner, model, key[1], stored, change, self._total, reason))
+        self._emit(LedgerRecord(time.time(), owner, model, key[1], stored, change, self._total, reason, folded))
 
     def use(self, key: Key, stored: str, size: int, streamed: int = 0, folded: int = 0) -> ComponentUse:
         """What a component of `size` bytes was in the run so far; `streamed` bytes of it came in every pass.

@@ -47,6 +47,11 @@ class DeviceMemory:
         """Bytes of the arenas."""
         return sum(arena.buffer.nbytes for arena in self._arenas)
 
+    @property
+    def parts(self) -> list[int]:
+        """Bytes of each arena in the order in which `shrink` frees them."""
+        return [arena.buffer.nbytes for arena in sorted(self._arenas, key=lambda arena: -arena.numbers[0])]
+
     def missing(self) -> dict[int, torch.Tensor]:
         """Buffers whose bytes have not arrived."""
         return {number: buffer for number, buffer in self.held.items() if number not in self.filled}

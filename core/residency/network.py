@@ -100,6 +100,11 @@ class Network:
         return self._memory.held_bytes
 
     @property
+    def parts(self) -> list[int]:
+        """Bytes of what can leave alone, in the order in which `keep` lets go of it."""
+        return self._memory.parts
+
+    @property
     def size(self) -> int:
         """Bytes with every block resident."""
         return self.division.size
@@ -143,7 +148,10 @@ class Network:
         wanted = {*resident, REST} & set(self._slabs)
         sides = self._sides.resident({*resident, REST}).values()
         weights = sum(slab.size for slab in (*(self._slabs[number] for number in wanted), *sides))
-        return weights + slots * self._largest_streamed(wanted) + self._memory.scratch_bytes - self.held_bytes
+        slots_bytes = slots * self._largest_streamed(wanted)
+        if self.folding is not None:
+            slots_bytes += self.folding.missing_bytes
+        return weights + slots_bytes + self._memory.scratch_bytes - self.held_bytes
 
     def adapt(self, wanted: Sequence[Weighted]) -> None:
         """Let these adapters be beside the network from now on. Not while it runs; nothing of the network moves."""
@@ -183,8 +191,8 @@ class Network:
             memory.give({number: self._slabs[number]}, reason)  # so that an adapter comes and goes alone
         memory.give({number: self._slabs[number] for number in wanted - set(self._on_device)}, reason)
         memory.make_scratch()
-        if self.folding is not None and self.folding.pending:
-            self.folding.place([*memory.slots, *(b for number, b in memory.missing().items() if number > REST)])
+        if self.folding is not None:
+            self.folding.place()
 
     def keep(self, size: int, reason: str) -> None:
         """Let go of device memory until at most `size` bytes are held: slots first, then the last blocks."""
@@ -254,8 +262,9 @@ class Network:
                 {number: self._slabs[number] for number in first if number not in self._on_device}, reason
             )
         there = {number: self._on_device[number] for number in first if number in self._on_device}
+        slabs = dict(sorted(self._slabs.items()))
         self._streamer = Streamer(
-            self._accelerator, self._store, staging, self._slabs, missing=there, streamed=[], slots=[], after=after
+            self._accelerator, self._store, staging, slabs, missing=there, streamed=[], slots=[], after=after
         )
         self._is_ahead = True
         return self._streamer.loaded
@@ -288,49 +297,38 @@ class Network:
         self.ready()
 
     def _start(self, passes: int | None, after: threading.Event | None) -> None:
-        if self.folding is not None and self.folding.pending:
-            self._start_folding(self.folding, passes, after)
-            return
         streamed = [number for number in range(self.blocks) if number not in self._on_device]
+        folding = self.folding
         self._streamer = Streamer(
             self._accelerator,
             self._store,
             self._staging,
-            self._slabs | {number: self.division.blocks[number][1] for number in streamed},
+            self._in_order(streamed),
             missing=self._memory.missing(),
             streamed=streamed,
             slots=self._memory.slots,
+            passing=folding.numbers(self.blocks) if folding is not None else (),
+            passing_slots=folding.slots if folding is not None else (),
             passes=passes,
             after=after,
             check=self._check,
         )
+        if folding is not None:
+            folding.begin(self._streamer, self.blocks)
         self._streamed_bytes = self.size - self.held_bytes
         for number, buffer in self._on_device.items():
             self._bindings[number].bind(buffer)
 
-    def _start_folding(self, folding: Folding, passes: int | None, after: threading.Event | None) -> None:
-        """Bring what lies outside of blocks and the folded layers; the blocks when these have been computed."""
-        rest = {number: buffer for number, buffer in self._on_device.items() if number <= REST}
-        self._streamer = Streamer(
-            self._accelerator,
-            self._store,
-            self._staging,
-            {number: self._slabs[number] for number in rest} | folding.slabs,
-            missing={number: buffer for number, buffer in self._memory.missing().items() if number <= REST},
-            streamed=list(folding.slabs),
-            slots=folding.slots,
-            passes=1,
-            after=after,
-            check=self._check,
-        )
-        for number, buffer in rest.items():
-            self._bindings[number].bind(buffer)
-
-        def go_on() -> None:
-            self._stop()
-            self._start(passes, None)
-
-        folding.begin(self._streamer, go_on)
+    def _in_order(self, streamed: Collection[int]) -> dict[int, Slab]:
+        """Slabs in the order in which a pass needs them; folded layers come before their block, with numbers behind
+        those of all blocks."""
+        slabs = dict(sorted(self._slabs.items()))
+        slabs |= {number: self.division.blocks[number][1] for number in streamed}
+        if self.folding is None:
+            return slabs
+        before = {number: max(block, 0) - 0.5 for number, block in self.folding.numbers(self.blocks).items()}
+        slabs |= {number: self.folding.slabs[number - self.blocks] for number in before}
+        return dict(sorted(slabs.items(), key=lambda item: before.get(item[0], item[0])))
 
     def _stop(self) -> None:
         streamer, self._streamer = self._streamer, None
@@ -374,6 +372,8 @@ class Network:
         """
         streamer = self._streamer
         assert streamer is not None
+        if self.folding is not None:
+            self.folding.compute_until(number)
         if number in self._on_device:
             streamer.need(number)
             self._bindings[number].check()
@@ -395,7 +395,7 @@ class Network:
         if self._inside == number and self._streamer is not None:
             self._bindings[number].unbind()
             self._sides.unbind(number)
-            self._streamer.leave()
+            self._streamer.leave(number)
             self._inside = None
 
     # ---------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from core.hardware.buffers import move
 from core.hardware.interface import Accelerator, Event
 from core.residency.slabs import Slab
 from core.residency.store import HostStore
@@ -116,6 +117,75 @@ class PinnedSlabs:
         """Only the ring waits for it."""
         if self._through_ring:
             self.ring.sent(event)
+
+
+class HostedSlabs:
+    """Some slabs in host memory for good, where it does not take all; the others are read from the disk each time.
+
+    The system's cache cannot do that: weights that are read in the same order again and again push each other out of
+    it, so that what is not kept here is kept out of it, too.
+    """
+
+    def __init__(self, ring: Ring, store: HostStore, slabs: Sequence[Slab], room: int) -> None:
+        """`slabs` of a store are those that stay, as far as `room` bytes go. It is taken when they come."""
+        self.ring, self._store = ring, store
+        self._asked = frozenset(slab for slab in slabs if slab.size)
+        self._slabs = frozenset(spread([slab for slab in slabs if slab.size], room))
+        self._held: dict[Slab, torch.Tensor] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory of the slabs that stay, once all have come."""
+        return sum(slab.size for slab in self._slabs)
+
+    def keeps(self, store: HostStore, slabs: Iterable[Slab]) -> bool:
+        """Whether these are the slabs that were to stay."""
+        return store is self._store and self._asked == {slab for slab in slabs if slab.size}
+
+    def stage(
+        self, store: HostStore, slab: Slab, start: int = 0, stopped: Callable[[], bool] = lambda: False
+    ) -> torch.Tensor:
+        """The slab, or the next part of it, in the ring."""
+        if store is self._store and slab in self._slabs:
+            if slab not in self._held:
+                whole = torch.empty(slab.size, dtype=torch.uint8)
+                store.fill(slab, whole, 0, stopped)
+                self._held[slab] = whole
+            return self.ring.stage(_Copies(self._held), slab, start, stopped)
+        staged = self.ring.stage(store, slab, start, stopped)
+        if start + staged.nbytes == slab.size:
+            store.advise([slab], "DONTNEED")
+        return staged
+
+    def sent(self, event: Event) -> None:
+        """See Ring."""
+        self.ring.sent(event)
+
+
+class _Copies(HostStore):
+    """Slabs that are in host memory as they are."""
+
+    def __init__(self, held: dict[Slab, torch.Tensor]) -> None:
+        super().__init__({})
+        self._held = held
+
+    def fill(
+        self, slab: Slab, target: torch.Tensor, start: int = 0, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Copy a part of it."""
+        move(target, self._held[slab][start : start + target.numel()])
+
+
+def spread(slabs: Sequence[Slab], size: int) -> list[Slab]:
+    """Slabs of at most `size` bytes together, evenly spread: what is read between them is waited for less."""
+    total = sum(slab.size for slab in slabs)
+    chosen, taken, seen = list[Slab](), 0, 0
+    for slab in slabs:
+        seen += slab.size
+        if taken + slab.size <= min(size, size * seen / max(1, total) + slab.size / 2):
+            chosen.append(slab)
+            taken += slab.size
+    return chosen
 
 
 class _Place(NamedTuple):

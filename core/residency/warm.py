@@ -1,4 +1,7 @@
-"""The warm cache: what was on the device stays there as far as plans keep it and room allows."""
+"""The warm cache: what was on the device stays there as far as plans keep it and room allows.
+
+Of other models leaves what costs least to bring back for each byte, and no more than is needed (core.planning.leaving).
+"""
 
 from __future__ import annotations
 
@@ -14,56 +17,18 @@ from torch import nn
 from core.hardware.interface import Accelerator
 from core.hardware.machine import memory
 from core.messages import ModelFileError
+from core.planning.leaving import Item, leaving
 from core.residency.adapters import Weighted
 from core.residency.folding import Folding
 from core.residency.ledger import Key, Ledger
 from core.residency.network import Network
-from core.residency.packed import Scratch
-from core.residency.slabs import Division
-from core.residency.staging import PinnedSlabs, Ring, Staging
-from core.residency.store import HostStore
+from core.residency.slabs import Slab
+from core.residency.staging import HostedSlabs, PinnedSlabs, Ring, Staging, spread
+from core.residency.wanted import DoesNotFitError, Leaver, Opened, Returns, Want, by_recency
 from core.residency.whole import Whole
 from core.sizes import in_words
 
 HOST_RESERVE_BYTES = 2_000_000_000  # host memory that is left to everything else
-
-
-class DoesNotFitError(torch.OutOfMemoryError):
-    """A component found no room although everything else had left; the sentence is for the person."""
-
-
-@dataclass(frozen=True)
-class Want:
-    """One component in one phase.
-
-    `counts` says how many blocks of each size (by falling size) are resident, None all; `room_bytes` what these and
-    the slots take, for a network whose blocks have other sizes than the plan knew. `passes` is how often it will run,
-    None if nobody knows. `folds` says that some layers are computed before it runs (core.residency.folding), `pinned`
-    that what streams stays in pinned host memory.
-    """
-
-    name: str
-    format: str
-    counts: Sequence[int] | None = None
-    slots: int = 0
-    room_bytes: int = 0
-    passes: int | None = None
-    folds: bool = False
-    pinned: bool = False
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A network that can be held in a format: with its slabs where weights must cross a link, else with its weights.
-
-    `scratch` is what packed layers decode into. `host_bytes` is what it takes of host memory while it is known.
-    """
-
-    module: nn.Module
-    format: str
-    slabs: tuple[Division, HostStore] | None = None
-    scratch: Scratch | None = None
-    host_bytes: int = 0
 
 
 @dataclass
@@ -73,15 +38,17 @@ class _Entry:
     format: str
     host_bytes: int
     used: float = 0.0
-    pinned: PinnedSlabs | None = None
+    pinned: PinnedSlabs | HostedSlabs | None = None
 
 
 class WarmCache:
     """Holds components for phases. One thread uses it: the one that runs the accelerator."""
 
-    def __init__(self, accelerator: Accelerator, ledger: Ledger) -> None:
+    def __init__(self, accelerator: Accelerator, ledger: Ledger, returns: Returns | None = None) -> None:
+        """`returns` says what leaves first; without it the last used model stays longest."""
         self._accelerator = accelerator
         self._ledger = ledger
+        self._returns = returns or by_recency
         self._entries: dict[Key, _Entry] = {}
         self._rings: list[Ring] = []
         self._owner = ""
@@ -110,7 +77,8 @@ class WarmCache:
             load: opens a component, given its name and format, that is not known yet or was held in another way.
             sizes: bytes that each will take in host memory where it must be read whole, so that room is made before.
             kept: bytes of each of the model's components that may stay when it does not run; None: all there are.
-            budget_bytes: for weights and slots. Other models' components leave as far as it asks for it.
+            budget_bytes: for weights and slots. Other models' components leave as far as it asks for it, as `leaving`
+                says.
             give_way: asked for more room (see `move`) when memory runs out inside of a block.
             check: raises when nobody wants to wait for weights any more.
             adapters: what is to be beside each of the model's components while this request is made.
@@ -172,18 +140,57 @@ class WarmCache:
         """
         running = {(identity, want.name) for want in wants}
         for key, entry in list(self._entries.items()):
-            if key not in running:
-                self._keep(key, entry, kept.get(key[1], 0) if key[0] == identity else 0, reason)
+            if key[0] == identity and key not in running:
+                self._keep(key, entry, kept.get(key[1], 0), reason)
+        total = sum(entry.held.held_bytes for key, entry in self._entries.items() if key not in running)
+        places = []
         for want in wants:
             held = self._entries[identity, want.name].held
-            held.move(held.resident_of(want.counts, want.slots, want.room_bytes), want.slots, reason)
+            resident = held.resident_of(want.counts, want.slots, want.room_bytes)
+            total += held.held_bytes + held.needed_bytes(resident, want.slots)
+            places.append((held, resident, want.slots))
+        self._let_go(self.leaving(identity, total - budget_bytes), reason)
+        for held, resident, slots in places:
+            held.move(resident, slots, reason)
         self._accelerator.release_cached()
+
+    def leaving(self, identity: str, excess: int) -> list[Leaver]:
+        """What of other models leaves the device when so many bytes must: least worth first."""
+        others = {key: entry for key, entry in self._entries.items() if key[0] != identity and entry.held.held_bytes}
+        if excess <= 0 or not others:
+            return []
+        items = self._items(identity, others, {key: entry.held.parts for key, entry in others.items()})
+        gone = leaving(items, excess)
+        return [
+            Leaver(item.key, others[item.key].model, sum(item.parts[: gone[item.key]]), item.back)
+            for item in sorted(items, key=lambda item: item.back.worth)
+            if item.key in gone
+        ]
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all components on the device."""
+        return sum(entry.held.held_bytes for entry in self._entries.values())
+
+    @property
+    def known_bytes(self) -> int:
+        """Bytes of all components that are known, wherever they are."""
+        return sum(entry.held.size for entry in self._entries.values())
 
     def held(self, identity: str) -> dict[str, tuple[int, str]]:
         """(bytes, format) of each of a model's components that is on the device."""
         return {
             key[1]: (entry.held.held_bytes, entry.format)
             for key, entry in self._entries.items()
+            if key[0] == identity and entry.held.held_bytes
+        }
+
+    def folded(self, identity: str) -> dict[str, bool]:
+        """Whether each of a model's components that is on the device is there without its modulation."""
+        entries = self._entries.items()
+        return {
+            key[1]: entry.held.folding is not None
+            for key, entry in entries
             if key[0] == identity and entry.held.held_bytes
         }
 
@@ -258,7 +265,7 @@ class WarmCache:
         opened = load(key[1], want.format)
 
         def note(part: str, change: int, reason: str) -> None:
-            self._ledger.change((key[0], part), self._owner, model, opened.format, change, reason)
+            self._ledger.change((key[0], part), self._owner, model, opened.format, change, reason, folded=want.folds)
 
         held: Network | Whole
         if opened.slabs is None:
@@ -271,22 +278,27 @@ class WarmCache:
     def _place(self, entry: _Entry, want: Want, running: set[Key], budget_bytes: int) -> None:
         held = entry.held
         resident = held.resident_of(want.counts, want.slots, want.room_bytes)
-        try:
-            self._evict(held.needed_bytes(resident, want.slots), running, budget_bytes)
-            held.place(resident, want.slots)
-        except torch.OutOfMemoryError:
-            for key, other in list(self._entries.items()):
-                if key not in running:
-                    self._keep(key, other, 0, "memory ran out")
-            self._accelerator.release_cached()
+        needed = held.needed_bytes(resident, want.slots)
+        self._evict(needed, running, budget_bytes)
+        identity = next(iter(running))[0]
+        for last in (False, True):  # where the driver has less than it said: first as much again leaves, then all
             try:
                 held.place(resident, want.slots)
-            except torch.OutOfMemoryError as error:
-                held.keep(0, "memory ran out")
-                raise DoesNotFitError(
-                    f"{held.name} of {entry.model} ({in_words(held.size)}) does not fit into the device's memory; "
-                    "close other programs that use the graphics card or choose a smaller model."
-                ) from error
+                return
+            except torch.OutOfMemoryError:
+                self._let_go(self.leaving(identity, needed), "memory ran out")
+                for key, other in list(self._entries.items()):
+                    if last and key not in running:
+                        self._keep(key, other, 0, "memory ran out")
+                self._accelerator.release_cached()
+        try:
+            held.place(resident, want.slots)
+        except torch.OutOfMemoryError as error:
+            held.keep(0, "memory ran out")
+            raise DoesNotFitError(
+                f"{held.name} of {entry.model} ({in_words(held.size)}) does not fit into the device's memory; "
+                "close other programs that use the graphics card or choose a smaller model."
+            ) from error
 
     def _begin_ahead(
         self,
@@ -310,26 +322,33 @@ class WarmCache:
     def _start(self, stack: ExitStack, identity: str, wants: Sequence[Want]) -> threading.Event | None:
         """Start the copies of each component, those of the first first; what is set when all have been enqueued."""
         after = None
+        running = {(identity, want.name) for want in wants}
         entries = [self._entries[identity, want.name] for want in wants]
         for number, (want, entry) in enumerate(zip(wants, entries, strict=True)):
-            staging = self._staging(entry, want, self._ring(number, entry.held.largest))
+            staging = self._staging(entry, want, self._ring(number, entry.held.largest), running)
             streamer = stack.enter_context(entry.held.running(staging, want.passes, after))
             after = streamer.loaded if streamer is not None else None
         for entry in entries:
             entry.held.ready()
         return after
 
-    def _staging(self, entry: _Entry, want: Want, ring: Ring) -> Staging:
-        """What a component's weights go through: pinned memory of their own for what streams, if the plan says so."""
+    def _staging(self, entry: _Entry, want: Want, ring: Ring, running: set[Key]) -> Staging:
+        """What a component's weights go through, with those that stay in host memory, if the plan has such."""
         network = entry.held
-        if not want.pinned or not isinstance(network, Network) or not network.streamed:
+        if not isinstance(network, Network) or (want.hosted is None and not (want.pinned and network.streamed)):
             return ring
-        if entry.pinned is None or not entry.pinned.keeps(network.store, network.streamed):
+        stay = network.streamed if want.hosted is None else _hosted(network, want.hosted)
+        if entry.pinned is None or not entry.pinned.keeps(network.store, stay):
             entry.pinned = None  # what it took is free again
-            pinned = PinnedSlabs(self._accelerator, ring, network.store, network.streamed)
-            if memory()[1] - HOST_RESERVE_BYTES < pinned.nbytes:
-                return ring
-            entry.pinned = pinned
+            if want.hosted is not None:
+                self._has_host_room(sum(slab.size for slab in stay), running)
+                room = max(0, memory()[1] - HOST_RESERVE_BYTES)
+                entry.pinned = HostedSlabs(ring, network.store, stay, room)
+            else:
+                pinned = PinnedSlabs(self._accelerator, ring, network.store, stay)
+                if not self._has_host_room(pinned.nbytes, running):
+                    return ring
+                entry.pinned = pinned
         entry.pinned.ring = ring
         return entry.pinned
 
@@ -342,27 +361,51 @@ class WarmCache:
         return self._rings[number]
 
     def _evict(self, wanted: int, running: set[Key], budget_bytes: int) -> None:
-        """Let components of other models leave, least recently used first, until `wanted` more bytes fit."""
-        mine = {key[0] for key in running}
-        others = sorted((entry.used, key) for key, entry in self._entries.items() if key[0] not in mine)
-        for _, key in others:
-            excess = self._ledger.resident_bytes + wanted - budget_bytes
-            if excess <= 0:
-                return
-            entry = self._entries[key]
-            self._keep(key, entry, max(0, entry.held.held_bytes - excess), "made room for the phase")
+        """Let other models leave as far as `wanted` more bytes need it."""
+        identity = next(iter(running))[0]
+        excess = self._ledger.resident_bytes + wanted - budget_bytes
+        self._let_go(self.leaving(identity, excess), "made room for the phase")
+
+    def _let_go(self, leavers: Sequence[Leaver], reason: str) -> None:
+        for leaver in leavers:
+            entry = self._entries[leaver.key]
+            self._keep(leaver.key, entry, entry.held.held_bytes - leaver.bytes, f"{reason}: {leaver.words}")
+
+    def _items(
+        self, identity: str, entries: Mapping[Key, _Entry], parts: Mapping[Key, Sequence[int]]
+    ) -> list[Item[Key]]:
+        """What could leave while a model runs, the last used one last."""
+        keys = sorted(entries, key=lambda key: entries[key].used)
+        returns = self._returns(identity, keys[::-1])
+        return [Item(key, tuple(parts[key]), returns[key]) for key in keys]
 
     def _make_host_room(self, wanted: int, budget_bytes: int, running: set[Key]) -> None:
         """Before a component is read into host memory, let others leave as far as that memory is short."""
-        if not self._accelerator.has_own_memory:
+        if self._accelerator.has_own_memory:
+            self._has_host_room(wanted, running)
+        else:
             self._evict(wanted, running, budget_bytes)  # the device's memory is the host's
-            return
-        idle = sorted((e.used, key) for key, e in self._entries.items() if not e.held.held_bytes and key not in running)
-        for _, key in idle:
-            if memory()[1] - HOST_RESERVE_BYTES >= wanted:
-                return
-            if self._entries[key].host_bytes or self._entries[key].pinned:
+
+    def _has_host_room(self, wanted: int, running: set[Key]) -> bool:
+        """Whether host memory takes so many bytes, now that what costs least to bring back has left it.
+
+        What is pinned goes before the networks themselves, and these only where nothing of them is on the device.
+        """
+        short = wanted - (memory()[1] - HOST_RESERVE_BYTES)
+        if short <= 0:
+            return True
+        idle = {key: entry for key, entry in self._entries.items() if key not in running}
+        parts = {
+            key: (entry.pinned.nbytes if entry.pinned else 0, 0 if entry.held.held_bytes else entry.host_bytes)
+            for key, entry in idle.items()
+        }
+        identity = next(iter(running))[0]
+        for key, count in leaving(self._items(identity, idle, parts), short).items():
+            idle[key].pinned = None
+            if count > 1 and parts[key][1]:
                 self._forget(key)
+        _release_pinned()
+        return memory()[1] - HOST_RESERVE_BYTES >= wanted
 
     def _keep(self, key: Key, entry: _Entry, size: int | None, reason: str) -> None:
         if size is None:
@@ -379,3 +422,16 @@ class WarmCache:
         self._forgotten_link_bytes += held.link_bytes
         if isinstance(held, Network):
             held.close()
+
+
+def _hosted(network: Network, size: int) -> list[Slab]:
+    """The slabs that stay in host memory: first of those that stream, then of the others."""
+    streamed = spread(network.streamed, size)
+    others = [slab for slab in network.division.slabs if slab not in set(network.streamed)]
+    return streamed + spread(others, size - sum(slab.size for slab in streamed))
+
+
+def _release_pinned() -> None:
+    """Let torch give pinned memory back to the system, which it keeps for reuse."""
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_host_cache()

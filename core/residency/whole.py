@@ -43,6 +43,11 @@ class Whole:
         return self._own + sum(buffer.nbytes for buffer in self._beside.values())
 
     @property
+    def parts(self) -> list[int]:
+        """It leaves whole."""
+        return [self.held_bytes]
+
+    @property
     def adapters(self) -> list[Weighted]:
         """What is beside the network."""
         return self._sides.weighted

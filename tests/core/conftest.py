@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """User folders of this test alone."""
     monkeypatch.setenv("RESIDENCY_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cards_end() -> Iterator[None]:
+    """The threads of emulated cards end when their module is done, whoever still holds one."""
+    yield
+    cards = sys.modules.get("tests.cards")  # a module without cards needs no torch
+    if cards is not None:
+        cards.close_all()

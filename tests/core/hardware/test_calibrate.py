@@ -19,11 +19,11 @@ from core.hardware.calibrate import load_or_measure, measure
 from core.hardware.calibrate_decoders import Decoder, eager
 from core.hardware.calibrate_device import Product
 from core.hardware.calibrate_timing import line
-from core.hardware.emulated import EmulatedAccelerator
 from core.hardware.emulated_card import EmulatedCard
 from core.hardware.profile import HardwareProfile, absurdity
 from core.messages import UserError
 from core.precision import decode
+from tests.cards import accelerator, emulated
 
 MIB = 2**20
 ONE_DECODER = {"Q8_0": Decoder(32, 34, lambda blocks, dtype: blocks.to(dtype), "a test's kernel")}
@@ -67,7 +67,7 @@ def sooner_or_later(check: Callable[[], None], tries: int = 4) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_link_and_contention_are_found(seed: int) -> None:
     true = card(seed)
-    device = EmulatedAccelerator(true)
+    device = accelerator(true)
     product = Product("BF16", 2048, 0.0)
     seconds = true.kernel_seconds(product.work)
 
@@ -87,7 +87,7 @@ def test_link_and_contention_are_found(seed: int) -> None:
 
 def test_the_whole_of_a_card_is_found(tmp_path: Path) -> None:
     true = card(11)
-    device = EmulatedAccelerator(true)
+    device = accelerator(true)
 
     def check() -> None:
         found = measure(device, folder=tmp_path, decoders=ONE_DECODER)
@@ -117,17 +117,7 @@ def test_the_whole_of_a_card_is_found(tmp_path: Path) -> None:
 
 
 def test_a_tiny_card_can_be_measured(tmp_path: Path) -> None:
-    device = EmulatedAccelerator(
-        EmulatedCard(
-            name="tiny",
-            title="Tiny",
-            memory_bytes=64 * MIB,
-            context_bytes=MIB,
-            headroom_bytes=2 * MIB,
-            pinned_rate=2e9,
-            pageable_rate=1e9,
-        )
-    )
+    device = emulated(name="tiny", title="Tiny", context_bytes=MIB)
     assert measure(device, folder=tmp_path, decoders=ONE_DECODER).pinned_rate > 0
     device.occupy(40 * MIB)
     with pytest.raises(UserError, match="close other programs"):
@@ -189,7 +179,7 @@ def count(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_profile_is_measured_once_for_each_device(count: list[str]) -> None:
-    one, other = EmulatedAccelerator(card(1)), EmulatedAccelerator(card(2))
+    one, other = accelerator(card(1)), accelerator(card(2))
     first, second = load_or_measure(one), load_or_measure(one)
     assert (first.fresh, second.fresh) == (True, False)
     assert first.profile == second.profile
@@ -212,7 +202,7 @@ def test_a_profile_is_measured_once_for_each_device(count: list[str]) -> None:
     ],
 )
 def test_a_damaged_file_is_named_and_measured_again(damage: Callable[[bytes], bytes], count: list[str]) -> None:
-    device = EmulatedAccelerator(card(1))
+    device = accelerator(card(1))
     file = Path(load_or_measure(device).file)
     file.write_bytes(damage(file.read_bytes()))
     again = load_or_measure(device)
@@ -226,13 +216,13 @@ def test_a_damaged_file_is_named_and_measured_again(damage: Callable[[bytes], by
 def test_a_folder_that_cannot_be_written_to_costs_only_time(count: list[str], home: Path) -> None:
     (home / "cache").mkdir(parents=True)
     (home / "cache" / "hardware").write_text("a file, where the folder should be")
-    found = load_or_measure(EmulatedAccelerator(card(1)))
+    found = load_or_measure(accelerator(card(1)))
     assert found.fresh
     assert "could not be kept" in found.warning
 
 
 def test_it_can_be_stopped_at_any_step(tmp_path: Path) -> None:
-    device = EmulatedAccelerator(card(5))
+    device = accelerator(card(5))
 
     class Stop(Exception):
         pass

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.hardware.emulated_allocator import Allocator, Block
+from core.hardware.caching import Block
+from core.hardware.emulated_allocator import Allocator
 
 MIB = 2**20
 

@@ -15,29 +15,20 @@ from core.engine.client import Client
 from core.generation.weights import in_memory
 from core.hardware.accelerator import TorchAccelerator
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.hardware.interface import Accelerator
 from core.library.queue import JobQueue
 from core.messages import ErrorKind, Event, Failed, LedgerRecord, Request, Result
 from core.residency.ledger import Ledger
-from core.residency.warm import Opened, Want, WarmCache
+from core.residency.wanted import Opened, Want
+from core.residency.warm import WarmCache
+from tests.cards import emulated
 from tests.events import result_of, wait_for
 
 MIB = 2**20
 
 
-def emulated(memory_bytes: int) -> EmulatedAccelerator:
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title=f"Card with {memory_bytes} bytes",  # encodings are kept by the device's name
-            memory_bytes=memory_bytes,
-            context_bytes=2 * MIB,
-            headroom_bytes=2 * MIB,
-            pinned_rate=2e9,
-            pageable_rate=1e9,
-        )
-    )
+def new_card(memory_bytes: int) -> EmulatedAccelerator:
+    return emulated(title=f"Card with {memory_bytes} bytes", memory_bytes=memory_bytes)
 
 
 @pytest.fixture
@@ -65,7 +56,7 @@ def picture(engine: Client, seen: list[Event] | None = None) -> Result:
 def test_pixels_are_the_cpus_and_memory_is_the_cards(start: Callable[[Accelerator], Client]) -> None:
     expected = picture(start(TorchAccelerator("cpu", "CPU"))).pixels_sha256
 
-    roomy = emulated(128 * MIB)
+    roomy = new_card(128 * MIB)
     engine = start(roomy)
     first, second = picture(engine), picture(engine)
     assert first.pixels_sha256 == second.pixels_sha256 == expected
@@ -76,7 +67,7 @@ def test_pixels_are_the_cpus_and_memory_is_the_cards(start: Callable[[Accelerato
     assert first.link_bytes < first.peak_device_bytes == roomy.peak_bytes()
 
     # not everything fits: the encoders leave for the transformer, that for the decoder
-    tight, seen = emulated(40 * MIB), list[Event]()
+    tight, seen = new_card(40 * MIB), list[Event]()
     result = picture(start(tight), seen)
     assert result.pixels_sha256 == expected
     assert any(event.change < 0 for event in seen if isinstance(event, LedgerRecord))
@@ -84,7 +75,7 @@ def test_pixels_are_the_cpus_and_memory_is_the_cards(start: Callable[[Accelerato
 
 
 def test_a_component_that_left_is_poison_until_it_is_held_again() -> None:
-    card = emulated(32 * MIB)
+    card = new_card(32 * MIB)
     cache = WarmCache(card, Ledger(lambda record: None))
     layer = nn.Linear(8, 4).requires_grad_(False)
     rows = torch.ones(2, 8)
@@ -118,7 +109,7 @@ def test_a_component_that_left_is_poison_until_it_is_held_again() -> None:
 
 
 def test_too_little_memory_is_the_users_to_change(start: Callable[[Accelerator], Client]) -> None:
-    engine = start(emulated(20 * MIB))
+    engine = start(new_card(20 * MIB))
     request = Request(prompt="a red house", model="starter", seed=1, steps=1, draft=True)
     engine.submit(request)
     failed = wait_for(engine, Failed)
@@ -128,7 +119,7 @@ def test_too_little_memory_is_the_users_to_change(start: Callable[[Accelerator],
 
 def test_memory_that_another_program_takes_is_an_error_of_the_users_too(start: Callable[[Accelerator], Client]) -> None:
     """The plan says that it fits; the driver says that it does not."""
-    card = emulated(64 * MIB)
+    card = new_card(64 * MIB)
     card.budget_bytes = lambda held_bytes=0, headroom_bytes=None: 60 * MIB  # type: ignore[method-assign]
     card.occupy(40 * MIB)
     engine = start(card)

@@ -9,25 +9,15 @@ import pytest
 import torch
 
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
+from tests.cards import emulated
 
 MIB = 2**20
 
 
 @pytest.fixture
 def card() -> Iterator[EmulatedAccelerator]:
-    device = EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title="a card",
-            memory_bytes=64 * MIB,
-            context_bytes=4 * MIB,
-            headroom_bytes=0,
-            pinned_rate=2e9,
-            pageable_rate=1e9,
-            matmul_rate={"F32": 1e9},
-            memory_bandwidth=50e9,
-        )
+    device = emulated(
+        title="a card", context_bytes=4 * MIB, headroom_bytes=0, matmul_rate={"F32": 1e9}, memory_bandwidth=50e9
     )
     yield device
     device.close()

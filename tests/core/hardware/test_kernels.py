@@ -13,9 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.hardware.accelerator import TorchAccelerator
 from core.hardware.calibrate_network import Rates, function_rate, operation_seconds, sharing_seconds
-from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.hardware.kernels import flops_of, kind_of, launches, touched, traffic
+from tests.cards import emulated
 
 Seen = list[tuple[str, float, int]]
 
@@ -84,18 +83,13 @@ def test_a_network_is_the_sum_of_its_layers() -> None:
 
 
 def test_overheads_are_measured_through_the_interface() -> None:
-    device = EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title="A card whose kernels take half a millisecond each",
-            memory_bytes=2**28,
-            context_bytes=0,
-            headroom_bytes=0,
-            pinned_rate=2e9,
-            pageable_rate=1e9,
-            memory_bandwidth=30e9,
-            launch_seconds=5e-4,
-        )
+    device = emulated(
+        title="A card whose kernels take half a millisecond each",
+        memory_bytes=2**28,
+        context_bytes=0,
+        headroom_bytes=0,
+        memory_bandwidth=30e9,
+        launch_seconds=5e-4,
     )
     assert operation_seconds(device) > 4e-4  # no kernel takes less than its launch, however idle this machine is
     assert function_rate(device) == pytest.approx(30e9, rel=0.01)

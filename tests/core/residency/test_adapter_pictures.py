@@ -11,11 +11,11 @@ import pytest
 from core.engine import InProcessEngine
 from core.engine.client import Client
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.library.queue import JobQueue
 from core.messages import Adapter, Event, Finished, How, LedgerRecord, Planned, Request, Result
 from core.plans import Plan
 from core.resources import resource
+from tests.cards import emulated
 from tests.events import result_of, wait_for
 from tests.tiny_loras import write
 
@@ -24,17 +24,7 @@ STEPS = 2
 
 
 def card(memory_bytes: int) -> EmulatedAccelerator:
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title=f"Card with LoRAs and {memory_bytes} bytes",
-            memory_bytes=memory_bytes,
-            context_bytes=2 * MIB,
-            headroom_bytes=2 * MIB,
-            pinned_rate=2e9,
-            pageable_rate=1e9,
-        )
-    )
+    return emulated(title=f"Card with LoRAs and {memory_bytes} bytes", memory_bytes=memory_bytes)
 
 
 class Painter:

@@ -10,9 +10,8 @@ import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
-from core.generation.roles import modulation_layers
+from core.generation.layers import modulation_layers
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.precision.codec import decode, encode
 from core.residency.adapters import Branch, Branches, Matrix, Weighted
 from core.residency.network import Network
@@ -21,23 +20,14 @@ from core.residency.slabs import divide
 from core.residency.staging import Ring
 from core.residency.store import HostStore, MemoryTensor
 from core.residency.whole import Whole
+from tests.cards import emulated
 
 MIB = 2**20
 
 
 @pytest.fixture
 def card() -> EmulatedAccelerator:
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title="Card with side branches",
-            memory_bytes=512 * MIB,
-            context_bytes=2 * MIB,
-            headroom_bytes=2 * MIB,
-            pinned_rate=2e9,
-            pageable_rate=1e9,
-        )
-    )
+    return emulated(title="Card with side branches", memory_bytes=512 * MIB)
 
 
 def flux() -> tuple[nn.Module, dict[str, Any]]:
@@ -137,7 +127,7 @@ def run(network: Network, card: EmulatedAccelerator, call: dict[str, Any], times
             with network.folding.rehearsing() as seen:
                 for _ in range(times):
                     network.module(**call)
-            network.folding.compute([seen])
+            network.folding.expect([seen])
         for _ in range(times):
             result = network.module(**call)[0].clone()
     network.free_slots()

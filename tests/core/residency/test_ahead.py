@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from core.generation.weights import in_memory
-from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.messages import LedgerRecord
 from core.residency.ledger import Ledger
 from core.residency.slabs import Piece
 from core.residency.store import HostStore, Source
-from core.residency.warm import Opened, Want, WarmCache
+from core.residency.wanted import Opened, Want
+from core.residency.warm import WarmCache
+from tests.cards import emulated
 
 MIB = 2**20
 
@@ -41,17 +41,7 @@ class Shelf:
 
     def __init__(self, rate: float = 2e9) -> None:
         torch.manual_seed(0)
-        self.card = EmulatedAccelerator(
-            EmulatedCard(
-                name="card",
-                title="card",
-                memory_bytes=64 * MIB,
-                context_bytes=MIB,
-                headroom_bytes=MIB,
-                pinned_rate=rate,
-                pageable_rate=rate / 2,
-            )
-        )
+        self.card = emulated(context_bytes=MIB, headroom_bytes=MIB, pinned_rate=rate)
         self.records: list[LedgerRecord] = []
         self.cache = WarmCache(self.card, Ledger(self.records.append))
         self.input = torch.randn(2, 256)

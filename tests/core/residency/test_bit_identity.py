@@ -12,12 +12,12 @@ import pytest
 from core.engine import InProcessEngine
 from core.engine.client import Client
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.library.queue import JobQueue
 from core.messages import Event, How, LedgerRecord, Phase, Planned, Progress, Request, Result
 from core.models.info import ModelInfo
 from core.plans import Plan
 from core.scheduler.planner import Planner
+from tests.cards import emulated
 from tests.events import result_of
 from tests.tiny_models import FAMILIES, make
 
@@ -25,17 +25,7 @@ MIB = 2**20
 
 
 def card(title: str, memory_bytes: int) -> EmulatedAccelerator:
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title=title,  # encodings are kept by the device's name
-            memory_bytes=memory_bytes,
-            context_bytes=2 * MIB,
-            headroom_bytes=2 * MIB,
-            pinned_rate=2e9,
-            pageable_rate=1e9,
-        )
-    )
+    return emulated(title=title, memory_bytes=memory_bytes)
 
 
 @pytest.fixture

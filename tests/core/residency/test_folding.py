@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,17 @@ from torch import nn
 from torch.nn import functional
 
 from core.engine import InProcessEngine
-from core.generation.roles import modulation_layers
+from core.generation.layers import modulation_layers
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.library.queue import JobQueue
 from core.messages import Event, How, LedgerRecord, Planned, Request, Result
 from core.plans import Plan
 from core.residency.folding import FOLDED, FoldingError
 from core.residency.network import Network
-from core.residency.slabs import divide
+from core.residency.slabs import Slab, divide
 from core.residency.staging import Ring
 from core.residency.store import HostStore, MemoryTensor
+from tests.cards import emulated
 from tests.events import result_of
 from tests.tiny_models import make
 
@@ -40,17 +41,7 @@ STEPS = 3
 
 
 def card(memory_bytes: int = 512 * MIB) -> EmulatedAccelerator:
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title="Card that folds",
-            memory_bytes=memory_bytes,
-            context_bytes=2 * MIB,
-            headroom_bytes=2 * MIB,
-            pinned_rate=2e9,
-            pageable_rate=1e9,
-        )
-    )
+    return emulated(title="Card that folds", memory_bytes=memory_bytes)
 
 
 class Painter:
@@ -103,10 +94,10 @@ def most(run: tuple[Result, Plan, list[Event]], component: str) -> int:
     return max(event.change for event in run[2] if isinstance(event, LedgerRecord) and event.component == component)
 
 
-def reasons_of(seen: list[Event]) -> list[str]:
-    """Why folding took memory."""
-    records = [event for event in seen if isinstance(event, LedgerRecord)]
-    return [record.reason for record in records if record.component == FOLDED and record.change > 0]
+def taken_for(seen: list[Event], reason: str) -> int:
+    """Bytes that folding took for a reason."""
+    records = [event for event in seen if isinstance(event, LedgerRecord) and event.component == FOLDED]
+    return sum(record.change for record in records if record.reason == reason)
 
 
 # Each with what it is asked for unguided and guided, and with how many passes a step then makes.
@@ -125,10 +116,11 @@ def test_folding_changes_no_pixel_and_saves_its_bytes(family: str, painter: Call
     paint(How(residency=STREAMED, cache=False))  # what encodes and decodes is on the device from now on
     for asked, conditions in CASES[family]:
         for formats in ({}, {"transformer": "Q8_0"}):
+            paint(How(residency=STREAMED, formats={"transformer": "Q5_0"}, cache=False), **asked)  # so both are opened
             runs = [
                 paint(How(residency=STREAMED, formats=formats, fold=fold, cache=False, lockstep=False), **asked)
-                for fold in (False, True)
-            ]
+                for fold in (True, False)  # what is open without folding would rather stay so
+            ][::-1]
             results = [result for result, _, _ in runs]
             whole, folding = (result.components["transformer"] for result in results)
             assert results[0].pixels_sha256 == results[1].pixels_sha256
@@ -156,14 +148,17 @@ def test_plan_and_run_agree_about_folding(family: str, painter: Callable[..., Pa
 
 
 def test_resident_where_it_would_not_fit_with_its_modulation(painter: Callable[..., Painter]) -> None:
-    """Everything stays on the device but what is folded; that passes through where blocks are not there yet."""
-    resident = How(residency={"transformer": "resident"}, cache=False)
+    """Everything stays on the device but what is folded, which passes through slots."""
+    resident = How(residency={"transformer": "resident"}, formats={"transformer": "F32"}, cache=False)
     paint = painter("starter")
     whole, plan, _ = paint(resident)
     assert whole.components["transformer"].folded_bytes == 0
-    modulation = paint(How(residency=STREAMED, cache=False))[1].component("transformer").folded_bytes
+    _, streaming, seen = paint(How(residency=STREAMED, cache=False))
+    modulation = streaming.component("transformer").folded_bytes
+    passing = taken_for(seen, "modulation weights pass through")
+    assert 0 < passing < modulation
     denoise = max(phase.peak_bytes - phase.kept_bytes for phase in plan.phases)
-    small = denoise - modulation // 2 + 4 * MIB  # with the context and the headroom of the card
+    small = denoise - modulation // 2 + passing + 4 * MIB  # with the context and the headroom of the card
     result, _, seen = painter("starter", small)(resident)
     used = result.components["transformer"]
     assert result.pixels_sha256 == whole.pixels_sha256
@@ -171,7 +166,7 @@ def test_resident_where_it_would_not_fit_with_its_modulation(painter: Callable[.
     assert used.folded_bytes == modulation
     records = [event for event in seen if isinstance(event, LedgerRecord)]
     assert max(record.resident_bytes for record in records) <= small - 4 * MIB
-    assert reasons_of(seen) == ["outputs of modulation layers, for all steps"]
+    assert taken_for(seen, "modulation weights pass through") == passing
 
 
 def test_a_model_that_cannot_be_folded_is_planned_without(painter: Callable[..., Painter], tmp_path: Path) -> None:
@@ -353,18 +348,17 @@ def test_a_folded_network_computes_what_it_computed(make_network: Make, resident
         folding = network.folding
         assert folding is not None
         outputs = sum(-(-4 * module.get_submodule(name).out_features // 256) * 256 for name in names)
-        for warm in (False, True):
+        for _cold_then_warm in range(2):
             network.place(range(min(resident, network.blocks)), 2)
-            passing = accelerator.held_bytes().get(FOLDED, 0)
-            assert passing == (2 * folding.largest if warm and resident == 99 else 0)
+            assert accelerator.held_bytes()[FOLDED] == 2 * folding.largest
             with network.running(Ring(accelerator, network.largest), len(calls)):
                 network.ready()
                 with folding.rehearsing() as seen:
                     for call in calls:
                         assert not any(part.any() for part in first_of(module(**call, return_dict=False)))
                 assert len(seen) == len(calls)
-                folding.compute([seen])
-                assert accelerator.held_bytes()[FOLDED] == 3 * outputs  # one time comes twice
+                folding.expect([seen])
+                assert accelerator.held_bytes()[FOLDED] == 2 * folding.largest + 3 * outputs  # one time comes twice
                 for call, wanted in zip(calls, expected, strict=True):
                     assert torch.equal(first_of(module(**call, return_dict=False)), wanted)
                 with pytest.raises(FoldingError, match="more often"):
@@ -373,6 +367,45 @@ def test_a_folded_network_computes_what_it_computed(make_network: Make, resident
             assert FOLDED not in accelerator.held_bytes()
         network.close()
         assert torch.equal(first_of(module(**calls[0], return_dict=False)), expected[0])
+
+
+class Read(HostStore):
+    """A store that remembers the names of slabs in the order in which they are read."""
+
+    def fill(self, slab: Slab, *args: Any, **kwargs: Any) -> None:
+        if slab.name not in self.__dict__.setdefault("names", []):
+            self.names.append(slab.name)
+        super().fill(slab, *args, **kwargs)
+
+
+@pytest.mark.parametrize("resident", [0, 99])
+def test_folded_layers_come_with_their_blocks(resident: int) -> None:
+    """So that their copies go beside the first pass, not before it."""
+    module, call = flux(0.5, 0.1)
+    module.eval().requires_grad_(False)
+    division = divide(module, folded=modulation_layers(module, "FluxTransformer2DModel"))
+    tensors = dict([*module.named_parameters(), *module.named_buffers()])
+    pieces = [piece for slab in division.slabs for piece in slab.pieces]
+    store = Read({piece.path: MemoryTensor(tensors[piece.path].data) for piece in pieces})
+    accelerator = card()
+    network = Network("transformer", module, division, store, accelerator)
+    assert network.folding is not None
+    with torch.no_grad():
+        network.place(range(min(resident, network.blocks)), 2)
+        with network.running(Ring(accelerator, network.largest), 1):
+            network.ready()
+            with network.folding.rehearsing() as seen:
+                module(**call, return_dict=False)
+            network.folding.expect([seen])
+            module(**call, return_dict=False)
+    network.close()
+    double = ["norm1.linear", "norm1_context.linear"]
+    assert store.names == [
+        "rest",
+        "norm_out.linear",
+        *(name for n in range(2) for b in [f"transformer_blocks.{n}"] for name in (*(f"{b}.{d}" for d in double), b)),
+        *(name for n in range(2) for b in [f"single_transformer_blocks.{n}"] for name in (f"{b}.norm.linear", b)),
+    ]
 
 
 def test_stopping_while_modulation_is_computed_leaves_nothing_behind() -> None:
@@ -385,26 +418,24 @@ def test_stopping_while_modulation_is_computed_leaves_nothing_behind() -> None:
     accelerator = card()
     network = Network("transformer", module, division, store, accelerator)
     assert network.folding is not None
-    layers = 0
+    third = module.get_submodule(division.folded[2].name)
 
-    def stop() -> None:
-        nonlocal layers
-        layers += 1
-        if layers == 3:
-            raise InterruptedError
+    def stop(*_: object) -> None:
+        raise InterruptedError
 
     with torch.no_grad():
-        for check in (stop, lambda: None):  # the second time it is let through
+        for stops in (True, False):  # the second time it is let through
             network.place([0], 2)
-            try:
-                with network.running(Ring(accelerator, network.largest), 1):
-                    network.ready()
-                    with network.folding.rehearsing() as seen:
-                        module(**call, return_dict=False)
-                    network.folding.compute([seen], check)
+            with network.running(Ring(accelerator, network.largest), 1):
+                network.ready()
+                with network.folding.rehearsing() as seen:
                     module(**call, return_dict=False)
-            except InterruptedError:
-                assert layers == 3
+                network.folding.expect([seen])
+                hook = third.register_forward_pre_hook(stop) if stops else None
+                with pytest.raises(InterruptedError) if stops else nullcontext():
+                    module(**call, return_dict=False)
+                if hook is not None:
+                    hook.remove()
             assert FOLDED not in accelerator.held_bytes()
     network.close()
     assert not accelerator.held_bytes()

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from core.generation.weights import in_memory
-from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.residency.lockstep import beside, in_lockstep, meet
 from core.residency.network import Network
 from core.residency.staging import Ring
+from tests.cards import emulated
 
 MIB = 2**20
 BLOCKS = 6
@@ -38,17 +37,7 @@ class Bench:
 
     def __init__(self, resident: set[int]) -> None:
         torch.manual_seed(0)
-        self.card = EmulatedAccelerator(
-            EmulatedCard(
-                name="card",
-                title="card",
-                memory_bytes=64 * MIB,
-                context_bytes=MIB,
-                headroom_bytes=MIB,
-                pinned_rate=2e9,
-                pageable_rate=1e9,
-            )
-        )
+        self.card = emulated(context_bytes=MIB, headroom_bytes=MIB)
         self.alone = Layers().eval().requires_grad_(False)
         module = Layers().eval().requires_grad_(False)
         module.load_state_dict(self.alone.state_dict())

@@ -15,7 +15,6 @@ from torch import nn
 from core.engine import InProcessEngine
 from core.engine.client import Client
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.hardware.interface import Work
 from core.library.queue import JobQueue
 from core.messages import ErrorKind, Failed, Finished, How, ModelFileError, Request
@@ -25,8 +24,10 @@ from core.residency.packed import PackedLinear, Scratch
 from core.residency.slabs import divide
 from core.residency.staging import Ring
 from core.residency.store import HostStore, MemoryTensor
-from core.residency.warm import Opened, Want, WarmCache
+from core.residency.wanted import Opened, Want
+from core.residency.warm import WarmCache
 from core.scheduler import making
+from tests.cards import emulated
 from tests.events import result_of, wait_for
 from tests.tiny_models import make
 
@@ -34,17 +35,8 @@ MIB = 2**20
 
 
 def new_card(title: str = "Card", memory_bytes: int = 256 * MIB, **changes: float) -> EmulatedAccelerator:
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title=title,
-            memory_bytes=memory_bytes,
-            context_bytes=0,
-            headroom_bytes=2 * MIB,
-            pinned_rate=4e9,
-            pageable_rate=1e9,
-            **changes,
-        )
+    return emulated(
+        title=title, memory_bytes=memory_bytes, context_bytes=0, pinned_rate=4e9, pageable_rate=1e9, **changes
     )
 
 

@@ -14,13 +14,13 @@ from peft import LoraConfig
 from torch import nn
 
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.messages import UserError
 from core.residency import stream
 from core.residency.network import Network
 from core.residency.slabs import divide
 from core.residency.staging import Ring
 from core.residency.store import HostStore, MemoryTensor
+from tests.cards import emulated
 from tests.tiny_models import make
 
 MIB = 2**20
@@ -34,16 +34,8 @@ def card() -> Iterator[EmulatedAccelerator]:
 
 
 def new_card(memory_bytes: int = 256 * MIB) -> EmulatedAccelerator:
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title="Card",
-            memory_bytes=memory_bytes,
-            context_bytes=0,
-            headroom_bytes=0,
-            pinned_rate=4e9,
-            pageable_rate=1e9,
-        )
+    return emulated(
+        title="Card", memory_bytes=memory_bytes, context_bytes=0, headroom_bytes=0, pinned_rate=4e9, pageable_rate=1e9
     )
 
 

@@ -1,4 +1,4 @@
-"""Components stay while there is room, leave least recently used first, and the ledger tells it all."""
+"""Components stay while there is room, leave when they are worth least, and the ledger tells it all."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from torch import nn
 
 from core.hardware.accelerator import TorchAccelerator
 from core.messages import LedgerRecord
+from core.planning.leaving import Return
 from core.residency.blocks import blocks
 from core.residency.ledger import Ledger
-from core.residency.warm import Opened, Want, WarmCache
+from core.residency.wanted import Opened, Returns, Want
+from core.residency.warm import WarmCache
 
 KILO = 1000
 SIZES = {"a": 4 * KILO, "b": 4 * KILO, "c": 4 * KILO}
@@ -18,11 +20,11 @@ SIZES = {"a": 4 * KILO, "b": 4 * KILO, "c": 4 * KILO}
 class Shelf:
     """A warm cache on the CPU with its records, and a count of how often each component was read."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, returns: Returns | None = None) -> None:
         self.records: list[LedgerRecord] = []
         self.loads: list[str] = []
         self.ledger = Ledger(self.records.append)
-        self.cache = WarmCache(TorchAccelerator("cpu", "CPU"), self.ledger)
+        self.cache = WarmCache(TorchAccelerator("cpu", "CPU"), self.ledger, returns)
         self.budget = budget
 
     def load(self, name: str, wanted: str) -> Opened:
@@ -64,6 +66,21 @@ def test_the_least_recently_used_leaves_first() -> None:
     departed = [record.component for record in shelf.records if record.change < 0]
     assert departed == ["b"]
     assert shelf.ledger.resident_bytes == 8 * KILO
+
+
+def test_what_is_worth_least_leaves_first() -> None:
+    chances = {"one": 0.9, "two": 0.2, "three": 0.5}
+    shelf = Shelf(12 * KILO, lambda mine, keys: {key: Return(1e-9, chances[key[0]]) for key in keys})
+    for name, model in (("a", "three"), ("b", "two"), ("c", "one")):
+        shelf.hold(name, model=model)
+    shelf.hold("a", model="four")
+    departed = [record for record in shelf.records if record.change < 0]
+    assert [(record.model, record.component) for record in departed] == [("two", "b")]
+    assert departed[0].reason.startswith("made room for the phase: bringing 4 kB back takes ")
+    assert departed[0].reason.endswith("and they are wanted next with 20%")
+    assert [leaver.model for leaver in shelf.cache.leaving("four", 5 * KILO)] == ["three", "one"]
+    assert [leaver.model for leaver in shelf.cache.leaving("four", 4 * KILO)] == ["three"]
+    assert shelf.cache.leaving("four", 0) == []
 
 
 def test_what_a_plan_does_not_keep_leaves_after_its_phase() -> None:
