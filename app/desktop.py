@@ -32,6 +32,17 @@ def read_picture(path: Path) -> tuple[Result | None, Request]:
     return result, request
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture that can be started from."""
+    from core.library import pictures
+
+    try:
+        pictures.size_of(path)
+    except UserError:
+        return False
+    return True
+
+
 def open_file(path: Path) -> None:
     """Open a picture in the person's viewer. Raises UserError when it is gone."""
     _require(path)

@@ -14,7 +14,7 @@ import msgspec
 
 from app import formatting
 from app.outline import OTHERS, Outline, from_simulation
-from core.messages import How, ResidencyError, UserError
+from core.messages import How, Init, ResidencyError, UserError
 
 if TYPE_CHECKING:
     from core.hardware.profile import HardwareProfile
@@ -33,7 +33,8 @@ _AS_AN = "AEFHILMNORSX"  # capitals whose names begin with a vowel
 class Wish:
     """What to plan. None leaves a value to the model or to the card; an empty card is this machine.
 
-    `warm` counts bytes on the device already and `loaded` names components whose files are in host memory. `runs`
+    `warm` counts bytes on the device already, `held` says in which format they are there and whether without their
+    modulation (name, format, folded), and `loaded` names components whose files are in host memory. `runs`
     counts pictures and warm-ups: each teaches how long the next will take. `told` is what the engine measured of this
     machine (core.hardware.told) and `budget_bytes` what it may use; without them the window's own reading counts.
     """
@@ -47,11 +48,14 @@ class Wish:
     card: str = ""
     memory_bytes: int | None = None
     warm: tuple[tuple[str, int], ...] = ()
+    held: tuple[tuple[str, str, bool], ...] = ()
     loaded: frozenset[str] = frozenset()
     runs: int = 0
     told: bytes = b""
     budget_bytes: int | None = None
     negative: bool = False
+    frames: int | None = None
+    init: Init | None = None
 
     @property
     def here(self) -> bool:
@@ -137,24 +141,32 @@ def article(title: str) -> str:
 
 def _planned(wish: Wish) -> Forecast:
     from core.models import profile
+    from core.models.starting import start
     from core.planning import chances
     from core.planning.how import options_of
     from core.planning.job import job_of
-    from core.planning.options import DEFAULT, engine_on
+    from core.planning.options import engine_for
     from core.planning.simulate import simulate
     from core.planning.solve import solve
+    from core.planning.starting import from_picture
+    from core.plans import formats_of
 
     model = profile.load(wish.model)
     hardware = _hardware(wish)
     warm = {name: size for name, size in wish.warm if name in model.components}
-    options = options_of(
-        wish.how, model, hardware, engine_on(own_memory=not hardware.unified) if wish.here else DEFAULT
-    )
+    options = options_of(wish.how, model, hardware, engine_for(hardware))
     budget = _budget(wish, hardware)
+    width, height, init = wish.width, wish.height, wish.init
+    if init is not None:
+        limits = model.defaults
+        own = (limits.width, limits.height)
+        init, size = start(init, model.family, model.title, limits.size_multiple, own)
+        width, height = (width, height) if width is not None else size
     job = job_of(
         model,
-        width=wish.width,
-        height=wish.height,
+        width=width,
+        height=height,
+        frames=wish.frames if model.makes == "video" else None,
         steps=wish.steps,
         guidance=wish.guidance,
         negative=wish.negative,
@@ -163,14 +175,24 @@ def _planned(wish: Wish) -> Forecast:
         pace=_pace(wish, model, hardware) if wish.here else None,
         following=chances.of_this_user(),
     )
+    if init is not None:
+        job = from_picture(job, init)
+    held = {name: (stored, folded) for name, stored, folded in wish.held if name in warm}
+    job = msgspec.structs.replace(
+        job,
+        warm_formats={name: stored for name, (stored, _) in held.items()},
+        warm_folded={name: folded for name, (_, folded) in held.items()},
+    )
     named = Forecast(wish, model=model.title, card=_named(hardware, wish))
     try:
         plan, others = solve(job, hardware, options, budget)
     except UserError as error:
         return replace(named, sentence=_too_large(job, hardware, options, budget) or str(error))
-    # what lies there may be in another format than the plan's; more than the plan's bytes cannot be of use
+    # more than the plan's bytes cannot be of use, nor what is held otherwise
     sizes = {component.name: component.bytes for component in plan.components}
     warm = {name: sizes[name] if size > _ALL * sizes[name] else size for name, size in warm.items()}
+    here = dict.fromkeys(job.warm_in(formats_of(plan), {c.name for c in plan.components if c.folded_bytes}))
+    warm = {name: size for name, size in warm.items() if name in here or name not in sizes}
     simulation = simulate(plan, msgspec.structs.replace(job, warm=warm), hardware, options)
     return replace(named, outline=from_simulation(plan, simulation, warm), settled=not others)
 
@@ -184,7 +206,8 @@ def _pace(wish: Wish, model: ModelProfile, hardware: HardwareProfile) -> dict[st
         fingerprint = catalogue.find(wish.model).fingerprint
     except (ResidencyError, OSError):
         return {}
-    size = (wish.width or model.defaults.width, wish.height or model.defaults.height)
+    limits = model.defaults
+    size = (wish.width or limits.width, wish.height or limits.height, wish.frames or limits.frames)
     return History().pace(fingerprint, hardware.name, *size)
 
 

@@ -16,6 +16,7 @@ _COMPONENTS = {
 _PHASES = {
     Phase.LOAD: "Loading the model",
     Phase.ENCODE: "Reading the prompt",
+    Phase.IMAGE_ENCODE: "Reading the picture",
     Phase.DENOISE: "Painting",
     Phase.DECODE: "Developing",
     Phase.SAVE: "Saving",

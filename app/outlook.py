@@ -10,12 +10,13 @@ from app.outline import Outline, from_plan
 from app.runs import Run, Runs, measured_frame
 from app.settings import Settings
 from app.view import View, WhatIf
-from core.messages import How, Request
+from core.messages import How, Init, Request
 from core.models.info import Defaults
 from core.plans import Plan
 
 # Two plans whose seconds differ by a smaller share than this are drawn as one.
 _SAME_SECONDS = 0.03
+_SHAPE = ("width", "height", "frames", "steps")  # what two plans of one model differ by; unknown values agree
 
 
 class Outlook:
@@ -37,7 +38,7 @@ class Outlook:
         if run is None:
             return self._with_memory(_wish(settings.request(), defaults))
         if run.plan is None and run.outline is None:
-            wish = replace(_wish(run.request, defaults), warm=usable(run.held))
+            wish = replace(_wish(run.request, defaults), warm=usable(run.held), held=run.held_as)
             return self._here(replace(wish, loaded=self.runs.loaded(settings.model)))
         return None
 
@@ -103,13 +104,19 @@ class Outlook:
     def _made_for(self, run: Run) -> bool:
         assert self.forecast is not None
         wish, request = self.forecast.wish, run.request
-        pairs = ((wish.width, request.width), (wish.height, request.height), (wish.steps, request.steps))
-        same = (wish.model, wish.how) == (request.model, request.how)
+        pairs = tuple((getattr(wish, name), getattr(request, name)) for name in _SHAPE)
+        same = (wish.model, wish.how, _start(wish.init)) == (request.model, request.how, _start(request.init))
         return wish.here and same and all(None in pair or pair[0] == pair[1] for pair in pairs)
 
     def _with_memory(self, wish: Wish) -> Wish:
         held = usable(self.runs.held(wish.model))
-        wish = replace(wish, warm=held, loaded=self.runs.loaded(wish.model), runs=self.runs.taught)
+        wish = replace(
+            wish,
+            warm=held,
+            held=self.runs.held_as(wish.model),
+            loaded=self.runs.loaded(wish.model),
+            runs=self.runs.taught,
+        )
         return self._here(wish)
 
     def _here(self, wish: Wish) -> Wish:
@@ -120,20 +127,28 @@ class Outlook:
     def _same(request: Request, settings: Settings, defaults: Defaults) -> bool:
         """Whether a request was for what the settings ask for, as far as its plan goes; unknown values agree."""
         mine, theirs = _wish(settings.request(), defaults), _wish(request, defaults)
-        pairs = ((mine.width, theirs.width), (mine.height, theirs.height), (mine.steps, theirs.steps))
-        same = (mine.model, mine.how) == (theirs.model, theirs.how)
+        pairs = tuple((getattr(mine, name), getattr(theirs, name)) for name in _SHAPE)
+        same = (mine.model, mine.how, _start(mine.init)) == (theirs.model, theirs.how, _start(theirs.init))
         return same and all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
+def _start(init: Init | None) -> float | None:
+    """What matters to a plan of a picture that is started from."""
+    return None if init is None else init.strength
+
+
 def _wish(request: Request, defaults: Defaults) -> Wish:
+    own = (defaults.width, defaults.height) if request.init is None else (None, None)  # it has a size, too
     return Wish(
         request.model,
-        request.width or defaults.width,
-        request.height or defaults.height,
+        request.width or own[0],
+        request.height or own[1],
         request.steps or defaults.steps,
         request.guidance if request.guidance is not None else defaults.guidance,
         request.how,
         negative=bool(request.negative_prompt),
+        frames=request.frames or defaults.frames,
+        init=request.init,
     )
 
 

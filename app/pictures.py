@@ -21,17 +21,21 @@ class PictureActions(QObject):
 
     read_from = Signal(object, object)  # Request, and the Result where the picture is one of ours
     removed = Signal(object)  # Result
+    start_wanted = Signal(Path)  # a picture to start from
 
     def __init__(self, window: QWidget, say: Callable[[str], None]) -> None:
         super().__init__(window)
         self._window, self._say = window, say
 
     def read(self, path: Path) -> None:
-        """Read the settings of a picture file."""
+        """Read the settings of a picture file; one that has none is started from."""
         try:
             result, request = desktop.read_picture(path)
         except ResidencyError as error:
-            self._say(str(error))
+            if desktop.is_picture(path):
+                self.start_wanted.emit(path)
+            else:
+                self._say(str(error))
             return
         self.read_from.emit(request, result)
 
@@ -50,6 +54,9 @@ class PictureActions(QObject):
         menu = QMenu(self._window)
         menu.addAction("Open").triggered.connect(lambda: self.open(result))
         menu.addAction("Show in folder").triggered.connect(lambda: self._do(desktop.show_in_folder, result))
+        if result.frames == 1:
+            start = menu.addAction("Start from this picture")
+            start.triggered.connect(lambda: self.start_wanted.emit(Path(result.file)))
         menu.addAction("Copy picture").triggered.connect(lambda: self._do(desktop.copy_picture, result))
         menu.addAction("Copy prompt").triggered.connect(lambda: desktop.copy_text(result.prompt))
         menu.addSeparator()

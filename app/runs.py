@@ -28,7 +28,7 @@ from core.messages import (
 from core.plans import Plan
 
 # The phases that a plan speaks of; what comes before one of them, such as reading its weights, is part of it.
-_PLANNED = (Phase.ENCODE, Phase.DENOISE, Phase.DECODE)
+_PLANNED = (Phase.ENCODE, Phase.IMAGE_ENCODE, Phase.DENOISE, Phase.DECODE)
 # A phase that takes longer than planned is drawn as nearly full until it is over.
 _NEARLY = 0.97
 _SHORTEST = 1e-6
@@ -48,11 +48,15 @@ class Stretch:
 
 @dataclass
 class Run:
-    """One full picture being made, or made. `held` is what lay on the device when it began, by component."""
+    """One full picture being made, or made.
+
+    `held` is what lay on the device when it began, by component; `held_as` how (see Runs.held_as).
+    """
 
     request: Request
     begin: float
     held: dict[str, int]
+    held_as: tuple[tuple[str, str, bool], ...] = ()
     plan: Plan | None = None  # the engine's own
     outline: Outline | None = None  # what its records are laid over
     records: list[LedgerRecord] = field(default_factory=list)
@@ -74,6 +78,7 @@ class Runs:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._held: dict[tuple[str, str], int] = {}  # by model and component, drafts and warm-ups included
+        self._ways: dict[tuple[str, str], tuple[str, bool]] = {}  # format, and whether without modulation
         self._waiting_since = 0.0  # since when the next phase's weights are awaited
         self.current: Run | None = None
         self.last: Run | None = None
@@ -119,6 +124,11 @@ class Runs:
         others = sum(size for (name, _), size in self._held.items() if name != model)
         return own | ({OTHERS: others} if others > 0 else {})
 
+    def held_as(self, model: str) -> tuple[tuple[str, str, bool], ...]:
+        """(component, format, whether without its modulation) of what of a model is on the device."""
+        ways = [(name, *way) for (owner, name), way in self._ways.items() if owner == model]
+        return tuple(sorted(way for way in ways if self._held.get((model, way[0]))))
+
     def loaded(self, model: str) -> frozenset[str]:
         """Components of a model that this engine has read from their files, wherever they are now."""
         return frozenset(component for name, component in self._held if name == model)
@@ -143,7 +153,8 @@ class Runs:
             return
         now = self._clock()
         self._waiting_since = now
-        self.current = Run(event.request, now, self.held(event.request.model))
+        model = event.request.model
+        self.current = Run(event.request, now, self.held(model), self.held_as(model))
 
     def _plan(self, event: Planned) -> None:
         request = self._started
@@ -162,6 +173,7 @@ class Runs:
             return
         key = (event.model, event.component)
         self._held[key] = max(0, self._held.get(key, 0) + event.change)
+        self._ways[key] = (event.format, event.folded)
         if self.current is not None:
             self.current.records.append(event)
 
@@ -219,8 +231,10 @@ class Runs:
         """The phase whose weights are being read: the one after the last."""
         if run is not self.current or (run.stretches and run.stretches[-1].end is None):
             return []
-        following = _PLANNED.index(run.stretches[-1].phase) + 1 if run.stretches else 0
-        return [Stretch(_PLANNED[following], self._waiting_since)] if following < len(_PLANNED) else []
+        pictured = run.request.init is not None
+        planned = [phase for phase in _PLANNED if pictured or phase is not Phase.IMAGE_ENCODE]
+        following = planned.index(run.stretches[-1].phase) + 1 if run.stretches else 0
+        return [Stretch(planned[following], self._waiting_since)] if following < len(planned) else []
 
 
 def measured_frame(run: Run, now: float) -> Outline | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from core import folders
-from core.messages import How, Request
+from core.messages import How, Init, Request
 
 SIZE_STEP = 16
 LARGEST_SIZE = 4096
@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
     width: int | None = None
     height: int | None = None
     frames: int | None = None
+    init: Init | None = None
     live: bool = True
     how: How = How()
 
@@ -44,6 +45,7 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
             frames=None if draft else self.frames,  # while typing, a clip is shown by one frame
             draft=draft,
             how=self.how,
+            init=self.init,
         )
 
     def take(self, request: Request) -> None:
@@ -55,7 +57,7 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.steps = request.steps
         self.guidance = request.guidance
         self.width, self.height, self.frames = request.width, request.height, request.frames
-        self.how = request.how
+        self.how, self.init = request.how, request.init
 
     def prefer(self, preference: float) -> None:
         """Choose between speed (0) and quality (1)."""

@@ -9,7 +9,7 @@ from app.bridge import EngineBridge
 from app.choice import ModelChoice
 from app.drafting import Drafting
 from app.foresight import Foresight
-from app.models import Models
+from app.models import Models, is_model
 from app.pictures import PictureActions
 from app.preference import Preference
 from app.present import present
@@ -17,6 +17,7 @@ from app.queueing import JobActions
 from app.settings import Session, write_session
 from app.shelf import Page
 from app.shown import Notice, Topic
+from app.starting import Starting
 from app.state import StudioState
 from app.theme.theme import theme
 from app.vocabulary import Vocabulary
@@ -41,6 +42,8 @@ class Studio(QObject):
         self.foresight = Foresight(window, self.state, self.settings, models, self)
         self.jobs = JobActions(window, bridge, self.state, self._refresh, self)
         self.pictures = PictureActions(window, self.say)
+        self.starting = Starting(window, self.settings, models, self.say)
+        self.starting.show()
         self._closed = False
         self._about_model: Notice | None = None
         self._saving = QTimer(self)
@@ -173,6 +176,7 @@ class Studio(QObject):
 
     def _model_used(self, name: str) -> None:
         self.window.prompt.set_vocabulary(Vocabulary(self.models.vocabulary))
+        self.starting.show_size()
         self.state.warming()
         self._refresh(self.state.model_changed())
         self.bridge.warm_up(name, self.settings.how)
@@ -225,6 +229,7 @@ class Studio(QObject):
         self.window.options.show_settings(self.settings)
         self.preference.show()
         self.window.prompt.edit.set_text(self.settings.prompt)
+        self._take_start(request)
         self._collect()
         self._show_expected()
         self.foresight.changed()
@@ -232,6 +237,15 @@ class Studio(QObject):
         self._saving.start()
         if result is not None:
             self.choice.bring_back(result)
+
+    def _take_start(self, request: Request) -> None:
+        """Take over what a picture started from, where that is still there."""
+        self.starting.show()
+        if request.init is not None and self.settings.init is None:
+            name = request.init.file.replace("\\", "/").rsplit("/", 1)[-1]
+            self._tell(
+                f"It was made from {name}, which is not here; choose that picture to make it again.", error=False
+            )
 
     def _collect(self) -> None:
         self.settings.prompt = self.window.prompt.edit.toPlainText()
@@ -278,11 +292,13 @@ class Studio(QObject):
         choice.chosen.connect(self._model_chosen)
         choice.said.connect(self._tell_of_model)
         window.closing.connect(self._close)
-        window.file_dropped.connect(self.pictures.read)
+        window.file_dropped.connect(lambda path: choice.add(path) if is_model(path) else self.pictures.read(path))
         window.open_wanted.connect(self.pictures.ask_for_one)
         window.copy_wanted.connect(lambda: self.pictures.copy_shown(self.state.picture))
         self.pictures.read_from.connect(self._take_from_file)
         self.pictures.removed.connect(self._remove)
+        self.pictures.start_wanted.connect(self.starting.start_from)
+        self.starting.changed.connect(self._changed)
         for wanted in (window.generate_wanted, window.prompt.generate):
             wanted.connect(self.generate)
         for wanted in (window.cancel_wanted, window.prompt.cancel):

@@ -10,6 +10,8 @@ from core.messages import Phase, Request, Result
 # Enough to smooth over a busy moment, few enough to follow a change of the machine.
 _REMEMBERED = 7
 
+_REST = (Phase.ENCODE, Phase.IMAGE_ENCODE, Phase.DECODE, Phase.SAVE)
+
 _Key = tuple[str, int, int]
 
 
@@ -25,11 +27,12 @@ class Times:
     def record(self, result: Result) -> None:
         """Learn from a finished picture. Loading is left out: it happens once."""
         denoise = result.seconds.get(Phase.DENOISE, 0.0)
-        if result.steps < 1 or denoise <= 0:
+        made = result.made_steps or result.steps
+        if made < 1 or denoise <= 0:
             return
         key = (result.model, result.width, result.height)
-        rest = sum(result.seconds.get(phase, 0.0) for phase in (Phase.ENCODE, Phase.DECODE, Phase.SAVE))
-        self._per_step.setdefault(key, deque(maxlen=_REMEMBERED)).append(denoise / result.steps)
+        rest = sum(result.seconds.get(phase, 0.0) for phase in _REST)
+        self._per_step.setdefault(key, deque(maxlen=_REMEMBERED)).append(denoise / made)
         self._other.setdefault(key, deque(maxlen=_REMEMBERED)).append(rest)
         if not result.draft:
             self._steps[result.model] = result.steps
@@ -42,6 +45,8 @@ class Times:
         steps = request.steps or self._steps.get(request.model, 0)
         if key not in self._per_step or steps < 1:
             return None
+        if request.init is not None:  # how it is rounded is the family's matter
+            steps = max(1, round(steps * (request.init.strength or 1.0)))
         return _median(self._per_step[key]) * steps + _median(self._other[key])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-from PySide6.QtCore import QByteArray, QEvent, QMimeData, QSignalBlocker, QSize, Qt, Signal
+from PySide6.QtCore import QByteArray, QEvent, QSignalBlocker, QSize, Qt, Signal
 from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDropEvent, QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import QHBoxLayout, QMainWindow, QSizePolicy, QVBoxLayout, QWidget
 
@@ -20,6 +20,7 @@ from app.panels.residency import ResidencyPanel
 from app.startup import WINDOW_SIZE
 from app.widgets.controls import scroll_area
 from app.widgets.notice import NoticeBar
+from app.widgets.starting import dropped_file
 
 # Narrower than this (in widths of ordinary text) there is no room for a third column, lower none for large thumbnails.
 _NARROW, _LOW = 76, 44
@@ -77,12 +78,12 @@ class StudioWindow(QMainWindow):
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Files may be dropped anywhere."""
-        if _dropped_file(event.mimeData()) is not None:
+        if dropped_file(event.mimeData()) is not None:
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """A dropped picture gives its settings back."""
-        file = _dropped_file(event.mimeData())
+        """A dropped picture gives its settings back or is started from, a dropped model is used."""
+        file = dropped_file(event.mimeData())
         if file is not None:
             event.acceptProposedAction()
             self.file_dropped.emit(file)
@@ -204,7 +205,8 @@ class StudioWindow(QMainWindow):
     def _order_tabs(self) -> None:
         options, precision = self.options, self.precision
         chain = [
-            self.prompt.edit, self.prompt.drafts.switch, self.prompt.drafts.button, self.prompt.button,
+            self.prompt.edit, self.prompt.start.choose, self.prompt.start.slider, self.prompt.start.remove,
+            self.prompt.drafts.switch, self.prompt.drafts.button, self.prompt.button,
             self.prompt.stop, options.model,
             options.width_field, options.height_field, options.shapes, options.seed, options.lock, options.dice,
             options.steps, options.more, options.guidance, options.negative,
@@ -215,7 +217,3 @@ class StudioWindow(QMainWindow):
         ]  # fmt: skip
         for first, second in pairwise(chain):
             QWidget.setTabOrder(first, second)
-
-
-def _dropped_file(data: QMimeData) -> Path | None:
-    return next((Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()), None)

@@ -22,7 +22,7 @@ from app.widgets.seed import SeedField
 from core.models.info import Defaults
 
 _AUTO = "auto"
-_OPEN = "Open a model folder…"
+_OPEN_FOLDER, _OPEN_FILE = "Open a model folder…", "Open a model file…"
 # width to height; sizes are made from these around the model's own number of pixels
 _SHAPES = (
     ("Square", 1, 1),
@@ -40,6 +40,7 @@ class OptionsPanel(QFrame):
     changed = Signal()  # a setting that changes the picture
     model_chosen = Signal(str)
     folder_wanted = Signal()
+    file_wanted = Signal()
     said = Signal(str)  # one sentence about a value that was corrected
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -103,7 +104,8 @@ class OptionsPanel(QFrame):
         for name in names:
             self.model.addItem("Starter" if name == "starter" else name, name)
         self.model.insertSeparator(self.model.count())
-        self.model.addItem(_OPEN, "")
+        self.model.addItem(_OPEN_FOLDER, "")
+        self.model.addItem(_OPEN_FILE, "")
         self._select_model(current)
         self._filling = False
 
@@ -117,6 +119,12 @@ class OptionsPanel(QFrame):
         ):
             field.setSpecialValueText(f"{value}" if value else _AUTO)
         self.guidance.setSpecialValueText(f"{defaults.guidance:g}" if defaults.guidance is not None else _AUTO)
+
+    def show_own_size(self, size: tuple[int, int] | None) -> None:
+        """The size that stands in the fields that are left open, where it is another than the model's (None)."""
+        own = size or (self._defaults.width, self._defaults.height)
+        for field, value in zip((self.width_field, self.height_field), own, strict=True):
+            field.setSpecialValueText(f"{value}" if value else _AUTO)
 
     def roll(self) -> None:
         """Another seed."""
@@ -257,8 +265,9 @@ class OptionsPanel(QFrame):
             self._model = name
             self.model_chosen.emit(name)
         else:
+            file = self.model.itemText(index) == _OPEN_FILE
             self._select_model(self._model)
-            self.folder_wanted.emit()
+            (self.file_wanted if file else self.folder_wanted).emit()
 
     def _select_model(self, name: str) -> None:
         index = self.model.findData(name)

@@ -13,6 +13,7 @@ from app.widgets.chips import WordChip
 from app.widgets.controls import label, row, scroll_area
 from app.widgets.flow import FlowLayout
 from app.widgets.prompt_edit import PromptEdit
+from app.widgets.starting import StartPicture
 
 _KNOWN = "Words this model knows"
 
@@ -138,6 +139,7 @@ class PromptPanel(QFrame):
         self.setProperty("role", "panel")
         self.edit = PromptEdit()
         self.words = WordPanel()
+        self.start = StartPicture()
         self.words.after = self.edit
         self.drafts = DraftsPanel()
         self.button = QPushButton("Generate")
@@ -169,6 +171,7 @@ class PromptPanel(QFrame):
         self._title = label("Prompt", "title")
         self._content.addWidget(self._title)
         self._content.addWidget(self.edit)
+        self._content.addWidget(self.start)
         self._content.addWidget(self.words)
         self._content.addStretch(1)
         area = scroll_area()
@@ -195,7 +198,7 @@ class PromptPanel(QFrame):
 
     def take_in(self, side: QWidget) -> None:
         """Give the side panels room below the words, where the window is too narrow for a third column."""
-        self._content.insertWidget(3, side)
+        self._content.insertWidget(4, side)
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """The words of the model in use."""

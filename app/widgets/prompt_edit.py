@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRectF, Qt, Signal
-from PySide6.QtGui import QColor, QKeyEvent, QPainter, QPaintEvent, QPen, QResizeEvent, QTextCursor
+from pathlib import Path
+
+from PySide6.QtCore import QMimeData, QRectF, Qt, Signal
+from PySide6.QtGui import (
+    QColor,
+    QDragEnterEvent,
+    QImage,
+    QKeyEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+    QTextCursor,
+)
 from PySide6.QtWidgets import QPlainTextEdit, QWidget
 
 from app.theme.theme import theme
 from app.vocabulary import Span, Vocabulary
+from app.widgets.starting import dropped_file
 
 _MOST_LINES = 9
 _PLACEHOLDER = "Describe a picture…"
@@ -18,6 +31,8 @@ class PromptEdit(QPlainTextEdit):
 
     typed = Signal()
     word_changed = Signal()
+    image_pasted = Signal(QImage)
+    file_pasted = Signal(Path)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -102,10 +117,26 @@ class PromptEdit(QPlainTextEdit):
             return
         super().keyPressEvent(event)
 
-    def insertFromMimeData(self, source: object) -> None:
-        """Paste text only, as one paragraph of it may come from anywhere."""
-        text = getattr(source, "text", lambda: "")()
-        if text:
+    def canInsertFromMimeData(self, source: QMimeData) -> bool:
+        """Text, and pictures to start from."""
+        return source.hasText() or source.hasImage()
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Text may be dropped; files are for the window."""
+        if dropped_file(event.mimeData()) is not None:
+            event.ignore()
+        else:
+            super().dragEnterEvent(event)
+
+    def insertFromMimeData(self, source: QMimeData) -> None:
+        """Paste text only, as one paragraph of it may come from anywhere; a picture is to be started from."""
+        if (file := dropped_file(source)) is not None:
+            self.file_pasted.emit(file)
+            return
+        text = source.text()
+        if source.hasImage() and not text:
+            self.image_pasted.emit(QImage(source.imageData()))
+        elif text:
             self.textCursor().insertText(text)
 
     def paintEvent(self, event: QPaintEvent) -> None:

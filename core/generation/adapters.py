@@ -23,8 +23,8 @@ from diffusers.utils import (
 from torch import nn
 from transformers import PreTrainedModel
 
+from core.generation.layers import modulation_layers
 from core.generation.pipeline import Pipeline
-from core.generation.roles import modulation_layers
 from core.generation.sources import DTYPES
 from core.messages import Adapter, ModelFileError, Phase, UserError
 from core.models import adapters

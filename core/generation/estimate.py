@@ -16,6 +16,7 @@ from core.hardware.profile import HardwareProfile
 from core.messages import Phase, UserError
 from core.models.profile import PhaseNeed
 from core.planning.choices import TILE
+from core.planning.demand import TILED
 from core.planning.job import Job
 from core.planning.options import Options
 
@@ -39,33 +40,37 @@ def run_dry(
     """
     kernel = "efficient" if {"flash", "efficient"} & set(hardware.attention) else "math"
     components = dict(job.model.components)
-    for name, sizes in _sizes(job, options).items():
+    for (name, encode), sizes in _sizes(job, options).items():
         if name not in parts:
             continue
         points = sorted(sizes, key=lambda size: size.variables["N"])
         try:
-            runs = [exact(parts[name], size, kernel=kernel, cache=cache) for size in points]
+            runs = [exact(parts[name], size, kernel=kernel, encode=encode, cache=cache) for size in points]
         except (UserError, ValueError) as error:
             raise UserError(
                 f"The {name} of {job.model.name} ({parts[name].class_name}) cannot be run dry; use --estimate formula."
             ) from error
         variables, monomials = [size.variables for size in points], _THROUGH[: len(points)]
-        components[name] = msgspec.structs.replace(
-            components[name],
-            activation=fit(monomials, variables, [run.peak for run in runs]),
-            attention_matrix={},  # it is in the peak where that kernel ran
-            growth=alike.growth(runs, variables, monomials),
-        )
+        figures = {
+            "activation": fit(monomials, variables, [run.peak for run in runs]),
+            "attention_matrix": {},  # it is in the peak where that kernel ran
+            "growth": alike.growth(runs, variables, monomials),
+        }
+        if encode:
+            figures = {f"encode_{field}": value for field, value in figures.items()}
+        components[name] = msgspec.structs.replace(components[name], **figures)
     model = msgspec.structs.replace(job.model, components=components)
     return msgspec.structs.replace(job, model=model, exact=True)
 
 
-def _sizes(job: Job, options: Options) -> dict[str, set[Size]]:
-    """The sizes that planning will ask for, by component: of each phase that runs it, and of a VAE's tile."""
-    sizes: dict[str, set[Size]] = {}
+def _sizes(job: Job, options: Options) -> dict[tuple[str, bool], set[Size]]:
+    """The sizes that planning will ask for, by component and direction (whether a VAE encodes): of each phase that runs
+    it, and of a VAE's tile."""
+    sizes: dict[tuple[str, bool], set[Size]] = {}
     for need in job.model.phases:
         for name in need.components:
-            sizes.setdefault(name, set()).update(_of_phase(job, need, options))
+            key = (name, need.phase is Phase.IMAGE_ENCODE)
+            sizes.setdefault(key, set()).update(_of_phase(job, need, options))
     return sizes
 
 
@@ -78,5 +83,5 @@ def _of_phase(job: Job, need: PhaseNeed, options: Options) -> Iterator[Size]:
     height, width = (round(side * need.scale) // limits.spatial for side in (job.height, job.width))
     yield Size(frames, height, width, job.text_tokens)
     edge = TILE // limits.spatial if options.tiles == "auto" else int(options.tiles) if options.tiles != "off" else 0
-    if need.phase is Phase.DECODE and edge and edge * edge < variables["A"]:
+    if need.phase in TILED and edge and edge * edge < variables["A"]:
         yield Size(frames, edge, edge, job.text_tokens)

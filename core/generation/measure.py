@@ -21,8 +21,8 @@ from core.generation import alike, bounds, dummy_clips, dummy_controls, dummy_in
 from core.generation.dryrun import OUTSIDE, DryRun, dry_run
 from core.generation.dummy_inputs import Call, Size
 from core.generation.fit import fit
+from core.generation.layers import role
 from core.generation.parts import Part, model_of
-from core.generation.roles import role
 from core.generation.samples import SAMPLES, Samples
 from core.generation.skeletons import persistent_tensors, skeleton
 from core.messages import UserError
@@ -135,6 +135,9 @@ def _measure(network: Network) -> ComponentProfile:
             ),
             encode_activation=activation,
             encode_attention_matrix=matrix,
+            encode_growth=alike.growth(
+                [network.run(size, encode=True) for size in samples.sizes], variables, samples.flops
+            ),
         )
     return profile
 

@@ -18,7 +18,7 @@ from core.models.mixed import as_stored
 from core.models.profile import Limits, ModelProfile, PhaseNeed, read
 
 # Of what is measured: a profile that was kept by an older program lacks what plans use now.
-_VERSION = 2
+_VERSION = 3
 
 
 def profile_of_folder(info: ModelInfo, *, cache: Path | None = None) -> ModelProfile:

@@ -16,7 +16,7 @@ from PIL import Image
 from core import __version__
 from core.hardware.interface import Accelerator
 from core.library import metadata
-from core.messages import Adapter, ComponentUse, Finished, Prediction, Request, Result
+from core.messages import Adapter, ComponentUse, Finished, Init, Prediction, Request, Result
 from core.models.info import ModelInfo
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
@@ -38,6 +38,8 @@ class Facts:
     reasons: list[str]
     tiling: str  # off, or the edge of a tile in pixels
     loras: tuple[Adapter, ...] = ()
+    init: Init | None = None
+    made_steps: int | None = None
 
 
 def pixels_sha256(*frames: Image.Image) -> str:
@@ -70,6 +72,7 @@ def finish(request: Request, model: ModelInfo, frames: Sequence[Image.Image], fa
         negative_prompt=request.negative_prompt,
         seed=request.seed,
         steps=request.steps or 0,
+        made_steps=facts.made_steps,
         guidance=facts.guidance,
         scheduler=facts.scheduler,
         draft=request.draft,
@@ -91,6 +94,7 @@ def finish(request: Request, model: ModelInfo, frames: Sequence[Image.Image], fa
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         how=request.how,
         loras=facts.loras,
+        init=facts.init,
     )
     if not request.out:
         return Finished(request.id, result, first.tobytes())

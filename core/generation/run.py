@@ -1,10 +1,11 @@
-"""One request on its way through the phases: its pipeline state, and the blocks of encoding and decoding.
+"""One request on its way through the phases: its pipeline state, and the blocks that encode and decode.
 
 core.generation.denoise runs the blocks between them, for one request or for several.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,12 +20,17 @@ from core.generation.guidance import guidance
 from core.generation.interrupt import Interrupt
 from core.generation.pipeline import Pipeline
 from core.generation.preview import Previewer, clean_estimate
+from core.generation.starting import StartingPicture
 from core.generation.tiling import set_tiles
 from core.messages import Phase, Request, UserError
+from core.models.starting import made_by
 
 
 class Run:
-    """A request and its pipeline state. Call `encode`, denoise and `decode` in order, each with its networks held."""
+    """A request and its pipeline state.
+
+    Call `encode`, `encode_picture` where it starts from one, denoise and `decode`, each with its networks held.
+    """
 
     def __init__(
         self,
@@ -45,20 +51,25 @@ class Run:
         self._pipeline = pipeline
         self._previewer = previewer
         self._interrupt = interrupt
-        self._phases = {group.phase: group for group in pipeline.phases}
+        self.workflow = pipeline.workflow(request)
+        self.steps = made_by(request, pipeline.info.family)
+        self.init = request.init
+        self._phases = {group.phase: group for group in self.workflow.phases}
         guided = guidance(pipeline.info.family, pipeline.default_guider, request.guidance, request.negative_prompt)
         self.components = for_one_run(pipeline.modular, guided.guider, everywhere=request.guidance is not None)
         self.state = self._initial_state(guided.negative_prompt)
         self.guidance = guided.scale if guided.guider is not None else self._scale_of_transformer()
         encoders = {name: formats[name] for name in self._phases[Phase.ENCODE].networks}
         beside = adapters.encoding(attached, pipeline)
+        self._formats = dict(formats)
+        self._picture: StartingPicture | None = None
         self._encoding = conditioning.key(
             pipeline.info, request, pipeline.accelerator, guided.conditions, encoders, beside
         )
         self._note_unread_words()
 
     def _initial_state(self, negative_prompt: str | None) -> PipelineState:
-        request, known = self.request, self._pipeline.input_names
+        request, known = self.request, self.workflow.input_names
         # The noise comes from the host's generator whatever the device: the same seed means the same picture.
         inputs: dict[str, Any] = {
             "prompt": request.prompt,
@@ -75,19 +86,21 @@ class Run:
             inputs["negative_prompt"] = negative_prompt
         elif negative_prompt:
             self.reasons.append(f"{self._pipeline.info.name} takes no negative prompt; it was not used")
+        if request.init is not None:
+            inputs["strength"] = request.init.strength
         if request.guidance is not None and "guidance_scale" in known:
             inputs["guidance_scale"] = request.guidance
         if self._pipeline.info.defaults.max_sequence_length and "max_sequence_length" in known:
             inputs["max_sequence_length"] = self._pipeline.info.defaults.max_sequence_length
         state = PipelineState()
-        for parameter in self._pipeline.modular._blocks.inputs:
+        for parameter in self.workflow.inputs:
             if parameter.name:
                 state.set(parameter.name, inputs.get(parameter.name, parameter.default), parameter.kwargs_type)
         return state
 
     def _scale_of_transformer(self) -> float | None:
         """The guidance that goes into the transformer as a number, where it was trained to take one."""
-        if "guidance_scale" not in self._pipeline.input_names:
+        if "guidance_scale" not in self.workflow.input_names:
             return None
         transformer = self._pipeline.skeletons.get("transformer")
         takes_one = getattr(getattr(transformer, "config", None), "guidance_embeds", False)
@@ -118,23 +131,59 @@ class Run:
             return False
         for name, value in values.items():
             self.state.set(name, value, kinds[name])
-        stock.fill_unasked(self._pipeline.loop, self.state)
+        stock.fill_unasked(self.workflow.loop, self.state)
         return True
 
-    def encode(self, cache: conditioning.ConditioningCache | None) -> None:
-        """Run the text encoders and keep what they made, if there is a cache to keep it in."""
+    def encode(self, cache: conditioning.ConditioningCache | None) -> float:
+        """Run the text encoders and keep what they made, if there is a cache to keep it in.
+
+        Returns:
+            Seconds that they took, the keeping not counted.
+        """
+        begin = time.monotonic()
         self.run_blocks(self._phases[Phase.ENCODE].blocks.values())
+        self._pipeline.accelerator.synchronize()
+        seconds = time.monotonic() - begin
         if cache is not None:
             cache.save(self._encoding, {name: self.state.get(name) for name in self._encoding_kinds()})
-        stock.fill_unasked(self._pipeline.loop, self.state)
+        stock.fill_unasked(self.workflow.loop, self.state)
+        return seconds
+
+    def recall_picture(self, cache: conditioning.ConditioningCache, tile: int | None) -> bool:
+        """Take the latents of the picture that it starts from out of the cache; True when they were there.
+
+        `tile` is the edge of a tile in latent positions that they would be encoded with; None is whole.
+
+        Raises:
+            UserError: the picture is not there any more.
+        """
+        return self._starting().recall(cache, tile)
+
+    def encode_picture(self, cache: conditioning.ConditioningCache | None, tile: int | None = None) -> None:
+        """Run the VAE's encoder on the picture that it starts from. `tile` is as in `decode`.
+
+        Raises:
+            UserError: the picture is not there any more, or cannot be read.
+        """
+        self._set_tiles(Phase.IMAGE_ENCODE, tile)
+        self._starting().encode(cache, tile)
+
+    def _starting(self) -> StartingPicture:
+        if self._picture is None:
+            group = self._phases[Phase.IMAGE_ENCODE]
+            self._picture = StartingPicture(
+                self.request, self._pipeline, group, self._formats, self.state, self.run_blocks
+            )
+            self.init = self._picture.init
+            self.reasons += self._picture.remarks
+        return self._picture
 
     def decode(self, tile: int | None = None, *, learn: bool = True) -> list[Image.Image]:
         """Run the VAE's decoder and return the frames, one of a still; with `learn`, previews take their colours there.
 
         `tile` is the edge of a tile in latent positions; None decodes whole.
         """
-        for name in self._phases[Phase.DECODE].networks:
-            set_tiles(getattr(self._pipeline.modular, name), tile)
+        self._set_tiles(Phase.DECODE, tile)
         latents = self.state.get("latents")
         self.run_blocks(self._phases[Phase.DECODE].blocks.values())
         images, videos = self.state.get("images"), self.state.get("videos")
@@ -147,6 +196,10 @@ class Run:
         return frames
 
     # ---------------------------------------------------------------------------------------------------------------
+
+    def _set_tiles(self, phase: Phase, tile: int | None) -> None:
+        for name in self._phases[phase].networks:
+            set_tiles(getattr(self._pipeline.modular, name), tile)
 
     def run_blocks(self, blocks: Iterable[ModularPipelineBlocks]) -> None:
         """Run blocks of the library one after the other."""
@@ -162,11 +215,12 @@ class Run:
 
     def paint(self, before: torch.Tensor, after: torch.Tensor, step: int) -> tuple[int, int, bytes]:
         """A preview from the latents around a step, as (width, height, RGB bytes)."""
-        clean = clean_estimate(self.components.scheduler, before, after, step)
+        first = getattr(self.components.scheduler, "begin_index", None) or 0  # what starts from a picture begins later
+        clean = clean_estimate(self.components.scheduler, before, after, first + step)
         # some families denoise packed tokens; the blocks behind the loop know how to lay them out as an image
         state = PipelineState(values={**self.state.values, "latents": clean})
         blocks = list(self._phases[Phase.DENOISE].blocks.values())
-        for block in blocks[blocks.index(self._pipeline.loop) + 1 :]:
+        for block in blocks[blocks.index(self.workflow.loop) + 1 :]:
             block(self.components, state)
         return self._previewer.paint(state.get("latents"))
 

@@ -61,6 +61,8 @@ def parameters_text(result: Result) -> str:
         "Model": result.model,
         "Version": f"Residency {result.versions.get('residency', '')}".strip(),
     }
+    if result.init is not None:
+        fields["Denoising strength"] = result.init.strength
     lines.append(", ".join(f"{key}: {value}" for key, value in fields.items()))
     return "\n".join(lines)
 
@@ -88,10 +90,15 @@ def check_writable(path: Path, frames: int = 1) -> None:
 
 def texts_of(result: Result) -> dict[str, str]:
     """What a file of this result says, by JSON_KEY, TEXT_KEY and XMP_KEY."""
-    # pictures are shared: where this one and its LoRAs lay on their maker's disk is nobody's business
-    loras = tuple(msgspec.structs.replace(lora, file=re.split(r"[\\/]", lora.file)[-1]) for lora in result.loras)
-    record = msgspec.json.encode(msgspec.structs.replace(result, file="", loras=loras)).decode()
+    # pictures are shared: where this one and what it was made with lay on their maker's disk is nobody's business
+    loras = tuple(msgspec.structs.replace(lora, file=_name(lora.file)) for lora in result.loras)
+    init = result.init and msgspec.structs.replace(result.init, file=_name(result.init.file))
+    record = msgspec.json.encode(msgspec.structs.replace(result, file="", loras=loras, init=init)).decode()
     return {JSON_KEY: record, TEXT_KEY: parameters_text(result), XMP_KEY: _XMP}
+
+
+def _name(file: str) -> str:
+    return re.split(r"[\\/]", file)[-1]
 
 
 def write_png(path: Path, image: Image.Image, result: Result) -> None:

@@ -17,6 +17,7 @@ from core.models.catalogue import Match
 from tests.app.fake_engine import FakeEngine
 
 if TYPE_CHECKING:
+    from app.models import Models
     from app.studio import Studio
 
 VOCABULARY = {"colour": ["red", "blue", "orange"], "place": ["sea", "hills"], "sky": ["moon", "crescent moon"]}
@@ -95,9 +96,9 @@ def make_studio(qtbot: object, qapp: object) -> Iterator[Callable[..., Studio]]:
         theme().install(qapp, "dark")  # type: ignore[arg-type]
     made: list[Studio] = []
 
-    def make(engine: FakeEngine, session: Session | None = None) -> Studio:
+    def make(engine: FakeEngine, session: Session | None = None, models: Models | None = None) -> Studio:
         window = StudioWindow()
-        studio = Studio(window, EngineBridge(lambda: engine), session or Session(), FakeModels())
+        studio = Studio(window, EngineBridge(lambda: engine), session or Session(), models or FakeModels())
         made.append(studio)
         window.show()
         qtbot.waitExposed(window)  # type: ignore[attr-defined]

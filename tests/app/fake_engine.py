@@ -72,6 +72,7 @@ def make_result(request: Request, image: Image.Image, seconds: float, steps: int
         components=COMPONENTS,
         created=time.strftime("%Y-%m-%dT%H:%M:%S"),
         how=request.how,
+        init=request.init,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -49,7 +51,42 @@ def test_before_anything_runs_it_is_the_plan_of_the_settings(outlook: Outlook) -
 def test_what_lies_there_already_is_planned_with(outlook: Outlook) -> None:
     outlook.runs.take(LedgerRecord(1.0, "a", "starter", "vae", "F32", 1000, 1000, "loaded"))
     wish = outlook.wish(Settings(), DEFAULTS)
-    assert wish == Wish("starter", 128, 128, 8, warm=(("vae", 1000),), loaded=frozenset({"vae"}))
+    held = (("vae", "F32", False),)
+    assert wish == Wish("starter", 128, 128, 8, warm=(("vae", 1000),), held=held, loaded=frozenset({"vae"}))
+
+
+def test_what_lies_there_in_another_way_is_of_no_use(outlook: Outlook) -> None:
+    outlook.what_if = WhatIf("flux-schnell", "rtx-3060")
+    wish = outlook.wish(Settings(), DEFAULTS)
+    assert wish is not None
+    cold = forecast(wish).outline
+    assert cold is not None
+    assert cold.plan is not None
+    part = cold.plan.component("transformer")
+    warm = (("transformer", part.kept_bytes),)
+    seconds = []
+    for stored, folded in ((part.format, part.folded_bytes > 0), (part.format, not part.folded_bytes), ("Q4_1", False)):
+        made = forecast(replace(wish, warm=warm, held=(("transformer", stored, folded),))).outline
+        assert made is not None
+        assert made.plan is not None
+        seconds.append(made.plan.total_seconds)
+    assert seconds[0] < min(seconds[1:])
+
+
+def test_a_clip_is_planned_with_the_frames_that_are_asked_for(outlook: Outlook) -> None:
+    outlook.what_if = WhatIf(card="rtx-4090")
+    steps = []
+    for frames in (17, 81, None):
+        wish = outlook.wish(Settings(model="wan22-5b", frames=frames), Defaults())
+        assert wish is not None
+        assert wish.frames == frames
+        outline = forecast(wish).outline
+        assert outline is not None
+        denoise = next(span for span in outline.spans if span.phase is Phase.DENOISE)
+        assert denoise.plan is not None
+        steps.append(denoise.plan.step_seconds)
+    assert steps[0] < steps[1] / 3  # attention grows faster than the clip
+    assert steps[1] < steps[2]  # the model's own: 121
 
 
 def test_what_if_changes_only_what_is_shown(outlook: Outlook) -> None:

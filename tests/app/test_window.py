@@ -352,9 +352,9 @@ def test_a_stopped_engine_can_be_started_again(studio: Studio, engine: FakeEngin
     assert studio.window.notice.sentence == ""
 
 
-def test_a_folder_that_is_no_model_is_one_sentence(studio: Studio, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_one_sentence(studio: Studio, qtbot: QtBot, tmp_path: Path) -> None:
     studio.choice.add(tmp_path)
-    assert "model_index.json" in studio.window.notice.sentence
+    qtbot.waitUntil(lambda: "model_index.json" in studio.window.notice.sentence)
     assert studio.settings.model == "starter"
 
 
