@@ -88,12 +88,24 @@ class Adapter(msgspec.Struct, frozen=True, omit_defaults=True):
     sha256: str = ""
 
 
+class Init(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The picture that a request starts from: its file, and how far the result may go from it.
+
+    A `strength` near 0 returns the picture nearly as it is, 1 starts from noise alone; None is the family's own
+    default. `sha256` is that of the file's content: filled in by the engine, and in a result what it was made from.
+    """
+
+    file: str
+    strength: float | None = None
+    sha256: str = ""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a person asked for. `None` means: the model's own default.
 
     `draft` marks a quick picture made while the person types: few steps, not kept in the library, and superseded by
     the next draft. `out` is the file to write; empty for a draft, whose pixels come back in `Finished`. `frames` are
-    those of a clip, 1 is a still.
+    those of a clip, 1 is a still. With `init` a size of None is that of the picture that it starts from.
     """
 
     id: str = msgspec.field(default_factory=new_id)
@@ -110,6 +122,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     out: str = ""
     how: How = AS_PLANNED
     loras: tuple[Adapter, ...] = ()
+    init: Init | None = None
 
 
 # -- commands: client to worker -------------------------------------------------------------------------------------
@@ -206,7 +219,8 @@ class LedgerRecord(msgspec.Struct, frozen=True, tag=True):
     """One arrival or departure in device memory.
 
     `seconds` is the wall clock (Unix time), `change` is the bytes that arrived (positive) or left (negative),
-    `resident_bytes` what the ledger holds after it, `format` the stored format (ggml's names, e.g. F32).
+    `resident_bytes` what the ledger holds after it, `format` the stored format (ggml's names, e.g. F32). Of what is
+    `folded` the modulation is computed before it runs, and is not among these weights.
     """
 
     seconds: float
@@ -217,6 +231,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, tag=True):
     change: int
     resident_bytes: int
     reason: str
+    folded: bool = False
 
 
 class ComponentUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,7 +262,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     `pixels_sha256` is the SHA-256 of the RGB bytes, row by row, frame after frame, before a clip is compressed. `fps`
     is how many frames a clip shows in a second, None where the model makes stills. `seconds` has one entry per phase,
     `load` for all reading of weights, and `total`, from taking the request up to the decoded picture. `scheduler` is
-    diffusers' class.
+    diffusers' class. `steps` are those of the whole schedule, of which what starts from a picture makes `made_steps`.
     """
 
     id: str
@@ -264,6 +279,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     negative_prompt: str = ""
     seed: int
     steps: int
+    made_steps: int | None = None
     guidance: float | None = None
     scheduler: str = ""
     draft: bool = False
@@ -281,6 +297,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     created: str = ""
     how: How = AS_PLANNED
     loras: tuple[Adapter, ...] = ()
+    init: Init | None = None
 
     def request(self) -> Request:
         """The request that would make it again."""
@@ -296,6 +313,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
             frames=self.frames if self.fps is not None else None,
             how=self.how,
             loras=self.loras,
+            init=self.init,
         )
 
 

@@ -15,6 +15,7 @@ class Phase(StrEnum):
 
     LOAD = "load"
     ENCODE = "encode"
+    IMAGE_ENCODE = "image encode"
     DENOISE = "denoise"
     DECODE = "decode"
     SAVE = "save"
@@ -42,7 +43,14 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
     """One phase: what it runs, for how long, and what lies on the device meanwhile.
 
     `load_seconds` is what the first pass takes longer because weights arrive, in this job; `next_load_seconds` in the
-    next one. `peak_bytes` counts resident weights, slots, scratch, activations and what other phases keep.
+    next one.
+
+    `peak_bytes` is predicted for this run: the most on the device in the phase, as torch's allocator counts it where it
+    counts (without the driver's context), else weights, slots, scratch and activations. It counts what is there and
+    not what is yet to come. `beside` has the bytes of components that do not run in it; `allocator_bytes` are what the
+    allocator keeps beyond what the phase asks for (less than 0 where it needs less than was reserved).
+    `reserved_bytes` is what the budget has for the phase, whichever prompt it runs for: resident weights, slots,
+    scratch, activations and all that other phases keep.
 
     `passes` is how often the streamed blocks cross the link. With a `lockstep` of more than 1 so many calls of the
     network go through each streamed block before it leaves its slot: the guided and the unguided call of a step, of
@@ -51,7 +59,7 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
     reads the prompts of those jobs has a pass for each.
 
     `ahead` counts bytes of later phases' resident weights, by component, that are copied in this phase when its own
-    have arrived, in whole slabs; `peak_bytes` counts them. Up to what a component keeps they may wait through other
+    have arrived, in whole slabs; both peaks count them. Up to what a component keeps they may wait through other
     phases; more than that is needed in the very next phase that runs.
     """
 
@@ -70,6 +78,9 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
     next_load_seconds: float
     kept_bytes: int  # of components that do not run in this phase
     peak_bytes: int
+    reserved_bytes: int = 0
+    allocator_bytes: int = 0
+    beside: dict[str, int] = {}
     skipped: bool = False
     lockstep: int = 1
     ahead: dict[str, int] = {}
@@ -104,6 +115,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     what was minimised: this job and the next, weighted by their chances. `together` jobs are denoised at the same time:
     this one and the first of its companions (core.planning.job). Then `total_seconds` is until this job's picture, and
     `link_bytes` this job's share of what crosses the link: that of a phase which they share, divided by their number.
+
+    `peak_bytes` is predicted for this run, `reserved_bytes` what the budget must have for it and the next, and
+    `peak_weight_bytes` the part of a run's peak that the ledger counts: weights, slots and scratch. An allocator that
+    cuts memory up may lack `short_bytes` for weights; more than rounding only where nothing helps.
+
+    `hosted` counts bytes of each component that stay in host memory, where it does not take all; the rest is read from
+    the disk each time.
     """
 
     model: str
@@ -116,10 +134,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     next_seconds: float
     expected_seconds: float
     peak_bytes: int
+    reserved_bytes: int = 0
+    peak_weight_bytes: int = 0
+    short_bytes: int = 0
     link_bytes: int
     loss: float
     reasons: tuple[str, ...] = ()
     together: int = 1
+    hosted: dict[str, int] = {}
 
     def component(self, name: str) -> ComponentPlan:
         """The plan of one component by name."""

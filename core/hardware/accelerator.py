@@ -181,11 +181,6 @@ class TorchAccelerator:
     def catch_up(self) -> None:
         """Nothing to do: eager kernels go to the compute queue's stream."""
 
-    @property
-    def counts_context(self) -> bool:
-        """No torch call tells of the context."""
-        return False
-
     def peak_bytes(self) -> int:
         """The most that torch's allocator took from the driver since `reset_peak`; 0 where torch does not count.
 

@@ -18,7 +18,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import _disable_current_modes
 
 from core.hardware.buffers import aligned_bytes, move, poison
-from core.hardware.emulated_allocator import Allocator, Block
+from core.hardware.caching import Block
+from core.hardware.emulated_allocator import Allocator
 from core.hardware.emulated_card import EmulatedCard, of_profile
 from core.hardware.emulated_kernels import Kernels
 from core.hardware.emulated_queues import EmulatedEvent, Operation, Worker, inside
@@ -51,7 +52,6 @@ class EmulatedAccelerator:
     vendor = "emulated"
     device = torch.device("cpu")
     has_own_memory = True
-    counts_context = True
     unified = False
 
     def __init__(self, card: EmulatedCard, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -187,9 +187,9 @@ class EmulatedAccelerator:
             self.compute_queue.synchronize()
 
     def peak_bytes(self) -> int:
-        """Context and reserve at their highest, as a driver would report."""
+        """The reserve at its highest, without the driver's context, which torch never counts."""
         self._kernels.drain()
-        return self.card.context_bytes + self._allocator.peak_reserved
+        return self._allocator.peak_reserved
 
     def reset_peak(self) -> None:
         """Start counting the peak anew."""

@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from core.hardware.interface import Work
-from core.hardware.profile import HardwareProfile
+from core.hardware.profile import TINY_CONTEXT_SHARE, TINY_HEADROOM_SHARE, HardwareProfile
 
-# A card made tiny for a test still has to have room: context and headroom take at most these shares of its memory.
-_CONTEXT_SHARE = 16
-_HEADROOM_SHARE = 4
 # A copy's fixed cost. Drivers need about 10 microseconds to submit one and hear of its end.
 _COPY_LATENCY_SECONDS = (8e-6, 20e-6)
 _JITTER = 0.015  # standard deviation of one copy's or kernel's time, relative
@@ -92,8 +89,8 @@ def of_profile(
         name=profile.name,
         title=f"{profile.title} (emulated)",
         memory_bytes=memory,
-        context_bytes=min(profile.context_bytes, memory // _CONTEXT_SHARE),
-        headroom_bytes=min(profile.headroom_bytes, memory // _HEADROOM_SHARE),
+        context_bytes=min(profile.context_bytes, memory // TINY_CONTEXT_SHARE),
+        headroom_bytes=min(profile.headroom_bytes, memory // TINY_HEADROOM_SHARE),
         pinned_rate=pinned,
         pageable_rate=about(share * pinned, 0.8, 1.1),
         copy_latency_seconds=chance.uniform(*_COPY_LATENCY_SECONDS),

@@ -218,13 +218,11 @@ class Accelerator(Protocol):
         """
         ...
 
-    @property
-    def counts_context(self) -> bool:
-        """Whether `peak_bytes` has the driver's own context in it."""
-        ...
-
     def peak_bytes(self) -> int:
-        """The most that the driver counted as ours since `reset_peak`, as far as it can be known; 0 where it cannot."""
+        """The most that was taken from the driver for us since `reset_peak`; 0 where nobody counts.
+
+        The driver's own context is not among it: no torch call tells of it.
+        """
         ...
 
     def reset_peak(self) -> None:

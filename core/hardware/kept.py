@@ -46,6 +46,24 @@ def read(file: Path) -> Kept:
     return kept
 
 
+def damaged() -> list[str]:
+    """A sentence for each kept calibration that cannot be read, and is passed over: which, why, and what to do."""
+    sentences = []
+    for file in sorted(folder().glob("*.json")):
+        try:
+            read(file)
+        except OSError as error:
+            sentences.append(
+                f"The calibration {file} cannot be read ({error.strerror}) and is ignored; change its permissions."
+            )
+        except ValueError as error:
+            sentences.append(
+                f"The calibration {file} is of no use ({error}) and is ignored; delete it, and run `residency "
+                "calibrate` to measure again."
+            )
+    return sentences
+
+
 def this_machine() -> HardwareProfile | None:
     """The profile to plan with here: the newest calibration of this machine's device, else what its data sheet says.
 
@@ -60,7 +78,7 @@ def this_machine() -> HardwareProfile | None:
             kept = read(file)
             age = file.stat().st_mtime
         except (OSError, ValueError):
-            continue  # the engine will measure again, and say so
+            continue  # `damaged` names it, and the engine will measure again
         fits = all(part in kept.key for part in wanted) and kept.profile.vendor != "emulated"
         if fits and (known is None or kept.profile.vendor == known.vendor):
             found.append((kept.profile.vendor != "cpu", age, kept.profile))

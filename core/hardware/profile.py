@@ -19,6 +19,9 @@ VENDORS = ("amd", "nvidia", "intel", "apple", "cpu", "emulated")
 KINDS = ("consumer", "datacenter", "integrated", "host")
 COMPUTE_FORMATS = ("F32", "F16", "BF16", "F8_E4M3")
 ATTENTION = ("flash", "efficient", "math")
+# An emulated card made tiny still has to have room: context and headroom take at most these shares of its memory.
+TINY_CONTEXT_SHARE = 16
+TINY_HEADROOM_SHARE = 4
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -57,7 +57,7 @@ def slabs(demand: Demand, resident_blocks: Sequence[int], had: int) -> list[int]
 
 def load_ahead(phases: Sequence[PhasePlan], chosen: Candidate, job: Job, machine: Machine) -> Ahead:
     """The phases with what they bring ahead."""
-    warm = job.warm_in(chosen.formats)
+    warm = chosen.warm(job)
     now = _Timeline(phases, chosen.stages, machine, job, [stage.skipped for stage in chosen.stages], chosen, warm)
     text = _Timeline(phases, chosen.stages, machine, job, [False] * len(phases), chosen, None)
     seed = _Timeline(phases, chosen.stages, machine, job, [stage.encodes for stage in chosen.stages], chosen, None)
@@ -68,7 +68,7 @@ def load_ahead(phases: Sequence[PhasePlan], chosen: Candidate, job: Job, machine
             seconds=phase.seconds - now.saved[s] + now.slowed[s],
             load_seconds=phase.load_seconds - now.saved[s],
             next_load_seconds=phase.next_load_seconds - text.saved[s],
-            peak_bytes=phase.peak_bytes + now.extra[s],
+            reserved_bytes=phase.reserved_bytes + now.extra[s],
         )
         for s, phase in enumerate(phases)
     )
@@ -95,6 +95,7 @@ class _Timeline:
         self.saved, self.slowed, self.extra = [0.0] * len(phases), [0.0] * len(phases), [0] * len(phases)
         self.reasons: list[str] = []
         self.costs = Costs(stages, machine, job.next, {}, frozenset(), {})
+        self.sizes = {part.name: part.bytes for stage in stages for part in stage.demands}
         self.early: dict[tuple[int, str], int] = {}
         for s in range(len(phases)):
             if not skipped[s] and not phases[s].streamed_bytes:
@@ -108,7 +109,7 @@ class _Timeline:
     def _from(self, s: int) -> None:
         """Bring what a phase can."""
         idle = self._idle(s)
-        room = self.machine.budget - self.phases[s].peak_bytes
+        room = self.machine.budget - self.phases[s].reserved_bytes
         running = {placement.component for placement in self.phases[s].placements}
         later = [t for t in range(s + 1, len(self.phases)) if not self.skipped[t]]
         for t in later:
@@ -144,15 +145,17 @@ class _Timeline:
 
     def _rate(self, name: str) -> float:
         """Bytes per second at which a component's weights come."""
-        if self.warm is None:
-            return self.machine.again
-        return self.machine.again if name in self.job.in_memory else self.machine.cold
+        if self.warm is None or name in self.job.in_memory:
+            return self.machine.again_of(name, self.sizes[name])
+        return self.machine.cold
 
     def _had(self, t: int, placement: Placement) -> int:
         """Bytes of a component that are there when its phase begins, as core.planning.cost counts them."""
         before = self.phases[t - 1].placements if t and not self.skipped[t - 1] else ()
         there = next((each.resident_bytes for each in before if each.component == placement.component), 0)
-        if self.warm is None:
+        done = (phase for u, phase in enumerate(self.phases[:t]) if not self.skipped[u])
+        ran = any(each.component == placement.component for phase in done for each in phase.placements)
+        if self.warm is None or ran:
             return max(there, placement.kept_bytes)
         warm = self.warm.get(placement.component, 0)
         return max(there, warm if t == self.costs.first else min(warm, placement.kept_bytes))
@@ -170,7 +173,8 @@ class _Timeline:
         """Seconds of the first pass of a phase in which so many bytes arrive."""
         stage = self.stages[t]
         rounds = stage.next_rounds() if self.warm is None else stage.rounds()
-        return self.costs.first_pass(part.seconds * rounds[0][1], missing, self._rate(part.name))
+        once = stage.once_bytes
+        return self.costs.first_pass(part, part.seconds * rounds[0][1], missing - once, once, self._rate(part.name))
 
     def _gain(self, t: int, part: Demand, placement: Placement, size: int) -> float:
         """Seconds that a phase takes less where so many more bytes are there when it begins."""

@@ -1,4 +1,4 @@
-"""What the next prompt will be, from the user's own history: counts of what followed what, smoothed by the defaults."""
+"""What will be wanted next, from the user's own history: counts of what followed what, smoothed by stated defaults."""
 
 from __future__ import annotations
 
@@ -43,6 +43,29 @@ def chances(made: Sequence[Made]) -> Next:
 def of_this_user() -> Next:
     """The chances from the user's library; the stated defaults where there is none."""
     return chances(recently_made(RECENT + 1))
+
+
+def returning(made: Sequence[Made], models: Sequence[str]) -> list[float]:
+    """The chance of each of some models that it is the one that pictures go on with, when they do with another.
+
+    Counted are the recent pictures with which a person changed to a model. Before there are such, the chance is 1/2 of
+    the model that was used last, 1/4 of the one before, and so on (assumed: people go back and forth between a few).
+
+    Args:
+        made: results with the newest first.
+        models: by their content (see Made), the last used one first.
+    """
+    pairs = itertools.pairwise(made[: RECENT + 1])
+    changes = [later.content for later, earlier in pairs if later.content != earlier.content]
+    return [
+        (changes.count(model) + _PRIOR * 0.5 ** (number + 1)) / (len(changes) + _PRIOR)
+        for number, model in enumerate(models)
+    ]
+
+
+def returning_of_this_user(models: Sequence[str]) -> list[float]:
+    """The same from the user's library."""
+    return returning(recently_made(RECENT + 1), models)
 
 
 def words(expected: Next) -> str:

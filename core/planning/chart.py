@@ -5,6 +5,7 @@ Drawn only from a plan's phases or from ledger records, never from anything else
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Sequence
 from xml.sax.saxutils import escape
 
@@ -37,32 +38,38 @@ _LETTERS = {"text_encoder": "E", "text_encoder_2": "F", "text_encoder_3": "G", "
 
 def bars(plan: Plan, *, width: int = 60, colour: bool = False) -> list[str]:
     """A line for each phase of a plan: what lies on the device in it, over the whole budget, and a legend."""
-    kept = {component.name: component.kept_bytes for component in plan.components}
     used: dict[str, None] = {}
     lines = []
     # a plan far below its budget gets a scale of its own, or nothing could be seen of it
     scale = min(plan.budget_bytes, round(plan.peak_bytes * 1.25)) if plan.peak_bytes * 8 < plan.budget_bytes else 0
     scale = scale or plan.budget_bytes
+    letters = _letters([component.name for component in plan.components])
+    label = max(12, *(len(phase.label) for phase in plan.phases))
     for phase in plan.phases:
-        parts = kept | {placement.component: placement.resident_bytes for placement in phase.placements}
-        parts |= {name: max(parts.get(name, 0), size) for name, size in phase.ahead.items()}
+        there = phase.beside | {placement.component: placement.resident_bytes for placement in phase.placements}
+        parts = {component.name: there.get(component.name, 0) for component in plan.components}
         slot = max((placement.slot_bytes for placement in phase.placements), default=0)
-        parts |= {"slots": slot * phase.slots, "activations": phase.activation_bytes + phase.scratch_bytes}
+        extra = phase.activation_bytes + phase.scratch_bytes + phase.allocator_bytes
+        parts |= {"slots": slot * phase.slots, "activations": max(0, extra)}
+        if phase.skipped:
+            parts = {}
         drawn, at, total = "", 0, 0
         for name, amount in parts.items():
             total += amount
             end = round(total / scale * width)
             if end > at:
                 used[name] = None
-                drawn += _segment(name, end - at, colour)
+                drawn += _segment(name, letters[name] * (end - at), colour)
                 at = end
         when = "not needed" if phase.skipped else seconds(phase.seconds)
-        lines.append(f"{phase.label:12} {drawn}{'·' * max(0, width - at)}  {in_words(phase.peak_bytes):>8}  {when}")
-    legend = "  ".join(f"{_segment(name, 1, colour)} {name}" for name in used)
+        lines.append(
+            f"{phase.label:{label}} {drawn}{'·' * max(0, width - at)}  {in_words(phase.peak_bytes):>8}  {when}"
+        )
+    legend = "  ".join(f"{_segment(name, letters[name], colour)} {name}" for name in used)
     free = f"free of {in_words(plan.budget_bytes)}"
     if scale < plan.budget_bytes:
         free = f"to {in_words(scale)}; {in_words(plan.budget_bytes)} may be used"
-    return [*lines, f"{'':12} {legend}  · {free}"]
+    return [*lines, f"{'':{label}} {legend}  · {free}"]
 
 
 def svg(simulation: Simulation, plan: Plan, title: str, *, width: int = 960, height: int = 420) -> str:
@@ -127,9 +134,20 @@ def stacked(ledger: Sequence[LedgerRecord], total: float) -> tuple[list[float], 
     return times, layers
 
 
-def _segment(name: str, length: int, colour: bool) -> str:
-    letter = _LETTERS.get(name, name[:1]) * length
-    return f"\x1b[48;5;{_ANSI.get(name, 240)}m\x1b[38;5;16m{letter}\x1b[0m" if colour else letter
+def _letters(components: Sequence[str]) -> dict[str, str]:
+    """A letter for each component, no two the same, and for what else is drawn."""
+    given = {name: _LETTERS[name] for name in ("activations", "slots")}
+    free = string.ascii_letters + string.digits
+    for name in sorted(components, key=lambda name: name not in _LETTERS):
+        wanted = (_LETTERS.get(name, ""), *name, *name.upper(), *free)
+        given[name] = next(
+            (letter for letter in wanted if letter and letter in free and letter not in given.values()), "?"
+        )
+    return given
+
+
+def _segment(name: str, letters: str, colour: bool) -> str:
+    return f"\x1b[48;5;{_ANSI.get(name, 240)}m\x1b[38;5;16m{letters}\x1b[0m" if colour else letters
 
 
 def _steps(times: list[float], amounts: list[int], total: float, x: Scale, y: Scale) -> list[tuple[float, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -11,8 +12,8 @@ from core.hardware.profile import HardwareProfile
 from core.messages import Phase, UserError
 from core.models.profile import ModelProfile
 from core.planning import policy
-from core.planning.cost import Machine, Stage
-from core.planning.demand import Demand, demand
+from core.planning.cost import Hosted, Machine, Stage
+from core.planning.demand import TILED, Demand, compute_format, demand
 from core.planning.fronts import ways
 from core.planning.job import Job
 from core.planning.options import Options
@@ -41,7 +42,8 @@ def choices_of(
         groups.setdefault(component.class_name if shared else name, []).append(name)
     parameters = {name: component.parameters for name, component in job.model.components.items()}
     worth = {name for name in names if parameters[name] >= _WORTH_PACKING * sum(parameters.values())}
-    lists = [_formats(job.model, members[0], roles, options, worth) for members in groups.values()]
+    compute = compute_format(hardware)
+    lists = [_formats(job.model, members[0], roles, options, worth, compute) for members in groups.values()]
     folds = (
         [options.fold]
         if options.fold is not None
@@ -61,13 +63,15 @@ def choices_of(
 
 
 def _formats(
-    model: ModelProfile, name: str, roles: dict[str, Phase], options: Options, worth: set[str]
+    model: ModelProfile, name: str, roles: dict[str, Phase], options: Options, worth: set[str], compute: str
 ) -> tuple[str, ...]:
     fixed = options.formats.get(name)
     if fixed is not None:
         if fixed not in FORMATS:
             raise UserError(f"There is no format called {fixed}; choose one of {', '.join(FORMATS)}.")
         return (fixed,)
+    if not options.packing and policy.as_filed(model.components[name].source_format):
+        return (compute,)  # decoded when it is read
     every = policy.allowed(model.components[name], roles[name].value)
     return every if options.packing and name in worth else every[:1]
 
@@ -87,13 +91,16 @@ class Stages:
     def _stage(self, number: int, formats: dict[str, str], fold: bool, tile: int | None) -> Stage:
         job, need = self.job, self.job.model.phases[number]
         fold = fold and need.phase is Phase.DENOISE
-        tile = tile if need.phase is Phase.DECODE else None
+        before = {each.phase for each in job.model.phases[: number + 1]}
+        tile = tile if before & set(TILED) else None  # what an allocator took in earlier phases is there
         key = (number, tuple([formats[name] for name in need.components]), fold, tile)
         if key not in self.stages:
             row = tuple(self._demand(number, name, formats[name], fold, tile) for name in need.components)
-            overhead = max(part.activation_bytes for part in row) + sum(part.scratch_bytes for part in row)
+            overhead = max(part.activation_bytes for part in row)
+            overhead += sum(part.scratch_bytes + part.passing_bytes for part in row)
             encodes, folded = need.phase is Phase.ENCODE, sum(part.folded_bytes for part in row)
-            self.stages[key] = Stage(row, job.passes(need), overhead, encodes, encodes and job.encoded, folded)
+            skipped = job.encoded if encodes else need.phase is Phase.IMAGE_ENCODE and job.pictured
+            self.stages[key] = Stage(row, job.passes(need), overhead, encodes, skipped, folded)
         return self.stages[key]
 
     def _demand(self, number: int, name: str, wanted: str, fold: bool, tile: int | None) -> Demand:
@@ -142,27 +149,28 @@ def pins(stored: int, hardware: HardwareProfile) -> bool:
     return hardware.pinned_rate > (hardware.staged_rate or hardware.pinned_rate) and stored * 2 < hardware.host_bytes
 
 
-def machine_of(parts: Sequence[Sequence[Demand]], hardware: HardwareProfile, options: Options, budget: int) -> Machine:
+def machine_of(
+    parts: Sequence[Sequence[Demand]], hardware: HardwareProfile, options: Options, budget: int, hosted: Hosted = ()
+) -> Machine:
     """The rates that the search counts with, for components in chosen formats.
 
     What stays is staged through the ring when it comes; what streams may stay in pinned memory and come from there.
-    What does not fit into host memory comes from the disk: everything again with the next prompt where the components
-    together are too large, and every pass of one that is too large alone.
+    What is not `hosted` comes from the disk, each time; the rest is then not pinned, since it fills the host's memory.
     """
     sizes = {part.name: part.bytes + part.folded_bytes for row in parts for part in row}
-    room, stored = hardware.host_bytes - HOST_RESERVE_BYTES, sum(sizes.values())
-    link = hardware.disk_rate if hardware.unified else hardware.link_rate(pinned=pins(stored, hardware))
+    pinned = not hosted and pins(sum(sizes.values()), hardware)
+    link = hardware.disk_rate if hardware.unified else hardware.link_rate(pinned=pinned)
     staged = link if hardware.unified else hardware.link_rate(pinned=False)
-    if max(sizes.values()) > room:
-        link, staged = min(link, hardware.disk_rate), min(staged, hardware.disk_rate)
     return Machine(
         budget=budget,
         link=link,
         cold=min(staged, hardware.disk_rate),
-        again=staged if stored <= room else min(staged, hardware.disk_rate),
+        again=staged,
         contention=hardware.contention,
         slots=options.slots,
         overlap=options.streaming,
+        hosted=hosted,
+        disk=hardware.disk_rate if hosted else math.inf,
     )
 
 

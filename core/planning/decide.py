@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 
 import msgspec
 
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase
-from core.planning.choices import Stages, choices_of, largest_of, machine_of, may_allocate, roles_of
+from core.planning.choices import Stages, choices_of, largest_of, may_allocate, roles_of
 from core.planning.cost import Found, Machine, Stage
 from core.planning.fronts import Front
-from core.planning.job import Job
+from core.planning.hosting import machine_for
+from core.planning.job import Job, Next
 from core.planning.options import Options, slowest_good
 from core.planning.search import Memory, Search
 
@@ -26,6 +28,15 @@ class Candidate(msgspec.Struct, frozen=True):
     found: Found
     loss: float
     together: int = 1
+
+    @property
+    def folded(self) -> frozenset[str]:
+        """The components whose modulation is computed before they run."""
+        return folded_in(self.stages)
+
+    def warm(self, job: Job) -> dict[str, int]:
+        """Bytes of each component on the device that are of use to it."""
+        return job.warm_in(self.formats, self.folded)
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -64,9 +75,37 @@ def decide(job: Job, hardware: HardwareProfile, options: Options, budget: int) -
     limit = slowest_good(min(best.found.expected for best in fastest), options.prefer)
     by_quality = (_fastest(levels[loss], limit * (1 + 1e-9)) for loss in sorted(levels))
     chosen = next(best for best in by_quality if best is not None)
+    chosen = _settled(prospects, fastest, chosen, job.next, options.prefer) or chosen
     runners = [best for best in fastest if group(best.formats) != group(chosen.formats)]
     rest = _fastest([other for other in groups[group(chosen.formats)] if other.formats != chosen.formats])
     return Decision(chosen, limit, runners + ([rest] if rest is not None else []), memories)
+
+
+def _settled(
+    prospects: Sequence[_Prospect], fastest: Sequence[Candidate], chosen: Candidate, expected: Next, prefer: float
+) -> Candidate | None:
+    """The best quality of what stays whole on the device and is as quick from then on as the preference asks for.
+
+    Its first loading, which finer weights make longer, comes only once; so it is no reason for coarser ones, unless
+    speed is all that counts. None where nothing better than the chosen one is so.
+    """
+    if prefer <= 0:
+        return None
+    slowest = slowest_good(min(_pace(best.found, expected) for best in fastest), prefer)
+    settled = [
+        Candidate(prospect.formats, prospect.tile, prospect.stages, whole, prospect.loss)
+        for prospect in prospects
+        if prospect.loss < chosen.loss
+        and (whole := prospect.search.whole) is not None
+        and _pace(whole, expected) <= slowest
+    ]
+    return min(settled, key=lambda candidate: (candidate.loss, candidate.found.expected), default=None)
+
+
+def _pace(found: Found, expected: Next) -> float:
+    """Seconds of the next picture with this model."""
+    same = expected.text + expected.seed
+    return (expected.text * found.next_text + expected.seed * found.next_seed) / same if same else found.next_text
 
 
 class _Prospect:
@@ -101,12 +140,18 @@ def _prospects(
         stages = known.of(formats, fold, tile)
         if not may_allocate(largest_of(stages), hardware):
             continue
-        machine = machine_of([stage.demands for stage in stages], hardware, options, budget)
+        machine = machine_for(stages, job.next, hardware, options, budget)
         memory = memories.setdefault(machine, Memory(fronts))
-        search = Search(stages, machine, job.next, job.warm_in(formats), job.in_memory, memory, options.keep)
+        warm = job.warm_in(formats, folded_in(stages))
+        search = Search(stages, machine, job.next, warm, job.in_memory, memory, options.keep)
         loss = sum({part.name: part.loss for stage in stages for part in stage.demands}.values())
         result.append(_Prospect(formats, tile, stages, loss, search))
     return result
+
+
+def folded_in(stages: Sequence[Stage]) -> frozenset[str]:
+    """The components whose modulation is computed before they run."""
+    return frozenset({part.name for stage in stages for part in stage.demands if part.folded_bytes})
 
 
 def _fastest(prospects: list[_Prospect], ceiling: float = math.inf) -> Candidate | None:

@@ -15,7 +15,13 @@ from core.precision.formats import FORMATS
 from core.sizes import in_words
 
 _MADE = {"image": "pictures", "video": "clips", "audio": "sounds"}
-_KINDS = {Phase.ENCODE: "text encoder", Phase.DENOISE: "transformer", Phase.DECODE: "VAE"}
+_HARDLY = 0.001  # a share of the seconds that nobody notices
+_KINDS = {
+    Phase.ENCODE: "text encoder",
+    Phase.IMAGE_ENCODE: "VAE",
+    Phase.DENOISE: "transformer",
+    Phase.DECODE: "VAE",
+}
 
 
 def explained(plan: Plan, alone: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> Plan:
@@ -36,47 +42,78 @@ def explain(plan: Plan, alone: Plan, alternatives: list[Alternative], job: Job, 
     """One sentence for each decision, the most important first."""
     reasons = [_residency(plan, phase, hardware) for phase in plan.phases if phase.phase is Phase.DENOISE]
     reasons += [_lockstep(plan, phase, alone, job) for phase in plan.phases if phase.lockstep > 1]
+    leaves = any(component.kept_bytes < component.bytes for component in plan.components)
+    reasons += [_hosted(plan)] if plan.hosted and leaves else []
     reasons += plan.reasons  # what comes ahead (core.planning.ahead)
-    packed = [component for component in plan.components if FORMATS[component.format].packed]
+    packed = [component for component in plan.components if FORMATS[component.format].held_packed]
     reasons += [_format(alone, component, job, alternatives) for component in packed]
     reasons += _between(plan, job)
     reasons += [words] if (words := chances.words(job.next)) else []
-    reasons += [_tiled(phase, phase.tile, job, hardware) for phase in plan.phases if phase.tile is not None]
+    tiled = [_tiled(phase, phase.tile, job, hardware) for phase in plan.phases if phase.tile is not None]
+    reasons += tiled[-1:]  # both ways in the same tiles
     reasons += [
         f"{in_words(component.folded_bytes)} of modulation weights of the {component.name} stay off the device: their "
         "outputs depend only on the timestep and the text, and are computed once"
         for component in plan.components
         if component.folded_bytes
     ]
+    reasons += _anew(plan, job)
     if job.exact:
         reasons.append("what a pass needs beside its weights was counted in a dry run at exactly this size")
     if job.encoded:
         reasons.append("the encoding of this text is cached: no text encoder is needed")
+    if job.started:
+        reasons.append(job.started)
+    if job.pictured:
+        reasons.append("the latents of this picture are cached: it is not encoded again")
     return reasons
 
 
-def why_not(expected: float, loss: float, chosen: Plan) -> str:
-    """Why a plan of so many expected seconds lost against the chosen one.
+def _anew(plan: Plan, job: Job) -> list[str]:
+    """What lies on the device and is of no use, being held otherwise."""
+    folded = {component.name for component in plan.components if component.folded_bytes}
+    useful = job.warm_in({component.name: component.format for component in plan.components}, folded)
+    runs = {placement.component for phase in plan.phases if not phase.skipped for placement in phase.placements}
+    words = []
+    for component in plan.components:
+        size = job.warm.get(component.name, 0)
+        if size and component.name in runs and component.name not in useful:
+            now = f"as {component.format}, {'without' if component.name in folded else 'with'} its modulation"
+            words.append(f"the {component.name} is brought anew, {now}: {in_words(size)} are on the device otherwise")
+    return words
 
-    That has the best quality within the time that the preference allows.
-    """
-    slower, chosen_loss = expected / chosen.expected_seconds - 1, chosen.loss
-    if loss < chosen_loss:
+
+def why_not(plan: Plan, chosen: Plan) -> str:
+    """Why a plan lost against the chosen one, which has the best quality within the time that the preference allows."""
+    slower = plan.expected_seconds / chosen.expected_seconds - 1
+    if plan.loss < chosen.loss:
         return f"better quality, but {_share(slower)} slower over this prompt and the next"
-    if loss > chosen_loss:
-        return f"coarser weights, and only {_share(-slower)} faster" if slower < 0 else "coarser weights and not faster"
+    if plan.loss > chosen.loss:
+        if slower >= 0:
+            return "coarser weights and not faster"
+        if plan.next_seconds >= chosen.next_seconds:
+            return f"coarser weights; {_share(-slower)} faster with its first loading, and not afterwards"
+        if slower > -_HARDLY:
+            return "coarser weights, and hardly faster"
+        return f"coarser weights, and only {_share(-slower)} faster"
     return f"the same quality, {_share(slower)} slower"
 
 
 def seconds(value: float) -> str:
-    """Seconds for people, e.g. 0.35 s, 12 s, 3 min 20 s."""
-    if value >= 120:
-        return f"{int(value // 60)} min {round(value % 60)} s"
-    return f"{value:.0f} s" if value >= 20 else f"{value:.1f} s" if value >= 1 else f"{value:.2f} s"
+    """Seconds for people, e.g. 4 ms, 0.35 s, 12 s, 3 min 20 s, 5 h 12 min."""
+    whole = round(value)
+    if whole >= 7200:
+        minutes = round(value / 60)
+        return f"{minutes // 60} h {minutes % 60} min"
+    if whole >= 120:
+        return f"{whole // 60} min {whole % 60} s"
+    if value < 0.00995:
+        return "0 s" if not value else f"{value * 1000:.0f} ms" if value >= 0.0005 else "less than 1 ms"
+    return f"{value:.0f} s" if value >= 19.95 else f"{value:.1f} s" if value >= 0.995 else f"{value:.2f} s"
 
 
 def _share(value: float) -> str:
-    if value < 0.001:
+    if value < _HARDLY:
         return "less than 0.1%"
     return f"{value:.0%}" if value >= 0.01 else f"{value:.1%}"
 
@@ -87,12 +124,15 @@ def _residency(plan: Plan, phase: PhasePlan, hardware: HardwareProfile) -> str:
     if not phase.streamed_bytes:
         return f"the whole {name} ({held}) fits beside its activations ({activations}) in {phase.label}"
     rate = hardware.link_rate(pinned=plan.pinned)
-    copying, computing = phase.streamed_bytes / rate, phase.placements[0].compute_seconds
+    read = max(0, phase.streamed_bytes - plan.hosted.get(name, phase.streamed_bytes))
+    copying = (phase.streamed_bytes - read) / rate + read / min(rate, hardware.disk_rate)
+    computing = phase.placements[0].compute_seconds
     streams = f"{in_words(phase.streamed_bytes)} of the {name} stream in every pass and {held} stay"
     if copying <= computing * 1.02:
         return f"{streams}: copying takes {seconds(copying)} and hides behind {seconds(computing)} of computing"
-    pace = f"the link takes {seconds(copying)} a pass and computing {seconds(computing)}"
-    return f"{streams}: {pace}, so the link sets the pace"
+    what = "the disk" if read else "the link"
+    pace = f"{what} takes {seconds(copying)} a pass and computing {seconds(computing)}"
+    return f"{streams}: {pace}, so {what} sets the pace"
 
 
 def _lockstep(plan: Plan, phase: PhasePlan, alone: Plan, job: Job) -> str:
@@ -109,6 +149,17 @@ def _lockstep(plan: Plan, phase: PhasePlan, alone: Plan, job: Job) -> str:
     )
 
 
+def _hosted(plan: Plan) -> str:
+    """What stays in host memory where it does not take all."""
+    total = sum(component.bytes + component.folded_bytes for component in plan.components)
+    stays = [f"{in_words(size)} of the {name}" for name, size in plan.hosted.items() if size]
+    takes = in_words(sum(plan.hosted.values()))
+    return (
+        f"host memory takes {takes} of {in_words(total)}, what is needed most often for each byte: "
+        f"{' and '.join(stays) or 'nothing'}; the rest is read from the disk whenever it is needed"
+    )
+
+
 def _tiled(phase: PhasePlan, tile: int, job: Job, hardware: HardwareProfile) -> str:
     """Why a VAE runs in tiles."""
     words = f"{_kind(phase)} runs in tiles of {tile * job.model.defaults.spatial} pixels: whole it would need"
@@ -122,9 +173,13 @@ def _tiled(phase: PhasePlan, tile: int, job: Job, hardware: HardwareProfile) -> 
 
 def _of_component(plan: Plan, component: ComponentPlan, job: Job, alternatives: list[Alternative]) -> str:
     """Why this component has its format, and whether it stays."""
-    if FORMATS[component.format].packed:
+    source = _source(component, job)
+    if FORMATS[component.format].held_packed:
         words = _format(plan, component, job, alternatives)
-    elif component.format == "F32" and _source(component, job) != "F32":
+    elif FORMATS[source].held_packed:
+        held = f"{component.format} ({in_words(component.bytes)})"
+        words = f"the {component.name} is decoded from {source} when it is read, and held in {held}"
+    elif component.format == "F32" and source != "F32":
         words = f"the {component.name} is held as it computes, in F32 ({in_words(component.bytes)})"
     else:
         words = f"the {component.name} keeps its source precision, {component.format} ({in_words(component.bytes)})"
@@ -145,6 +200,8 @@ def _format(plan: Plan, component: ComponentPlan, job: Job, alternatives: list[A
     words = (
         f"the {component.name} is held as {component.format} ({in_words(component.bytes)}, {bits:.1f} bits a weight)"
     )
+    if component.format == _source(component, job):
+        return f"{words} as its file has it: more bits would not make it better"
     if role is Phase.ENCODE:
         return (
             f"{words} instead of {_source(component, job)}: a text encoder is the safe place to save, and the "
@@ -154,11 +211,18 @@ def _format(plan: Plan, component: ComponentPlan, job: Job, alternatives: list[A
     if not finer:
         return f"{words}: finer than that does not pay on this card"
     best = min(finer, key=lambda a: a.expected_seconds)
-    return (
-        f"{words}: {best.formats[component.name]} would take {seconds(best.total_seconds)} instead of "
-        f"{seconds(plan.total_seconds)}, and {seconds(best.next_seconds)} instead of {seconds(plan.next_seconds)} for "
-        "the next prompt"
-    )
+    first, then = _against(best.total_seconds, plan.total_seconds), _against(best.next_seconds, plan.next_seconds)
+    if not first and not then:
+        slower = _share(max(0.0, best.expected_seconds / plan.expected_seconds - 1))
+        return f"{words}: {best.formats[component.name]} would be {slower} slower over this prompt and the next"
+    both = f"{first or 'as long'}, and {then or 'as long'} for the next prompt"
+    return f"{words}: {best.formats[component.name]} would take {both}"
+
+
+def _against(other: float, ours: float) -> str:
+    """Seconds of another plan beside ours; empty where they read the same."""
+    one, two = seconds(other), seconds(ours)
+    return f"{one} instead of {two}" if one != two else ""
 
 
 def _between(plan: Plan, job: Job) -> list[str]:

@@ -25,7 +25,8 @@ def texts_of(job: Job, together: int) -> int:
 
 def sharing_jobs(phase: PhasePlan, together: int) -> int:
     """How many jobs share what crosses the link in a phase."""
-    return {Phase.ENCODE: phase.passes, Phase.DENOISE: together}.get(phase.phase, 1)
+    passes = phase.passes
+    return {Phase.ENCODE: passes, Phase.IMAGE_ENCODE: passes, Phase.DENOISE: together}.get(phase.phase, 1)
 
 
 def work_of(need: PhaseNeed, jobs: Sequence[Job], factors: Sequence[float], *, locked: bool) -> Work:

@@ -1,7 +1,7 @@
 """What past runs took against what was planned: shown by `residency plan --accuracy`, and used to plan the next better.
 
-One JSON object a line in the user's data folder. A run of the same model and size on the same device took so many times
-what the profile's rates say; the median of the last few such ratios, phase by phase, corrects the next plan.
+One JSON object a line in the user's data folder. A run of the same model, size and frames on the same device took so
+many times what the profile's rates say; the median of the last few such ratios, phase by phase, corrects the next plan.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _LAST = 5  # runs that a correction is taken from
 class PastRun(msgspec.Struct, frozen=True, kw_only=True):
     """One finished job. Seconds are by phase's label and leave loading out; of phases with steps, they are of one step.
 
-    `planned` is what the plan said, with the `pace` that corrected it. Bytes are of device memory at its peak.
+    `planned` is what the plan said, with the `pace` that corrected it. Bytes are of device memory at its peak. `frames`
+    are 1 of a still; runs that were noted when nobody wrote them down count as stills.
     """
 
     created: str
@@ -31,6 +32,7 @@ class PastRun(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str
     width: int
     height: int
+    frames: int = 1
     planned: dict[str, float]
     measured: dict[str, float]
     pace: dict[str, float] = {}
@@ -63,13 +65,10 @@ class History:
         except OSError:
             pass
 
-    def pace(self, fingerprint: str, gpu: str, width: int, height: int) -> dict[str, float]:
+    def pace(self, fingerprint: str, gpu: str, width: int, height: int, frames: int = 1) -> dict[str, float]:
         """How many times longer than by the profile's rates each phase took lately; empty for what never ran."""
-        alike = [
-            run
-            for run in self.runs
-            if (run.fingerprint, run.gpu, run.width, run.height) == (fingerprint, gpu, width, height)
-        ]
+        wanted = (fingerprint, gpu, width, height, frames)
+        alike = [run for run in self.runs if (run.fingerprint, run.gpu, run.width, run.height, run.frames) == wanted]
         ratios: dict[str, list[float]] = {}
         for run in alike[-_LAST:]:
             for label, seconds in run.measured.items():

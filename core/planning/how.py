@@ -52,7 +52,7 @@ def options_of(
         able,
         prefer=how.prefer,
         formats={name: _format(name, wanted, model, hardware, able) for name, wanted in how.formats.items()},
-        slots=_slots(how, able),
+        slots=_slots(how, hardware, able),
         more_slots=how.slots is None,
         fold=able.fold if how.fold else False,
         tiles=_tiles(how.tile, model, able),
@@ -67,20 +67,24 @@ def _format(name: str, wanted: str, model: ModelProfile, hardware: HardwareProfi
     wanted = wanted.upper()
     if wanted not in FORMATS:
         raise UserError(f"There is no format called {wanted}; {_nearest(wanted, FORMATS)}")
-    source = model.components[name].source_format
+    source = sixteen_bit(model.components[name].source_format)
     if FORMATS[source].packed and wanted != source:
         raise UserError(
             f"The {name} is packed in its file, mostly as {source}, and is held as it is; leave its format away, or "
             "take a model that is not packed."
         )
-    if FORMATS[wanted].packed:
+    if FORMATS[source].held_packed and FORMATS[wanted].packed and FORMATS[wanted].bits >= FORMATS[source].bits:
+        raise UserError(
+            f"The {name} is stored in {source}, and {wanted} would take more memory and win nothing; give {source} or "
+            "a smaller format such as Q6_K, or leave it to the planner."
+        )
+    if FORMATS[wanted].held_packed:
         if not able.packing:
             raise UserError(
                 f"The engine cannot hold packed weights such as {wanted} yet; leave the format of the {name} to it."
             )
         return wanted
-    unpacked = sixteen_bit(model.components[name].source_format)
-    if hardware is not None and wanted not in (unpacked, computing := compute_format(hardware)):
+    if hardware is not None and wanted not in (source, computing := compute_format(hardware)):
         raise UserError(
             f"Weights that are not packed are held as the device computes, and that is {computing} here: give "
             f"{computing} or a packed format for the {name}, or leave its format to the planner."
@@ -88,11 +92,16 @@ def _format(name: str, wanted: str, model: ModelProfile, hardware: HardwareProfi
     return wanted
 
 
-def _slots(how: How, able: Options) -> int:
+def _slots(how: How, hardware: HardwareProfile | None, able: Options) -> int:
     if how.slots is None:
         return able.slots
     if not LEAST_SLOTS <= how.slots <= MOST_SLOTS:
         raise UserError(f"{how.slots} slots are not possible; give {LEAST_SLOTS} to {MOST_SLOTS}.")
+    if hardware is not None and hardware.unified:
+        raise UserError(
+            f"{hardware.title} computes in the host's own memory, so there is nothing to stream over and there are no "
+            "slots to count; leave their number away."
+        )
     if not able.streaming:
         raise UserError("The engine cannot stream blocks yet, so there are no slots to count; leave their number away.")
     return how.slots
@@ -158,8 +167,6 @@ def _check_streams(
     name: str, component: ComponentProfile, role: Phase | None, hardware: HardwareProfile | None, able: Options
 ) -> None:
     """Raise UserError where a component's blocks cannot be streamed."""
-    if not able.streaming:
-        raise UserError(f"The engine cannot stream blocks yet; let the {name} be resident, or leave it to the planner.")
     if role is Phase.DECODE or not component.order:
         raise UserError(f"The {name} has no blocks that could be streamed; it is always resident while it runs.")
     if hardware is not None and hardware.unified:
@@ -167,6 +174,8 @@ def _check_streams(
             f"{hardware.title} computes in the host's own memory, so there is nothing to stream the {name} over; "
             "leave it to the planner."
         )
+    if not able.streaming:
+        raise UserError(f"The engine cannot stream blocks yet; let the {name} be resident, or leave it to the planner.")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

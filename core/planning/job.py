@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from core.messages import UserError
+from core.models.check import MAX_BATCH, MAX_FRAMES, MAX_SIDE, check_guidance, check_size, check_steps
 from core.models.guidance import guides
 from core.models.profile import ModelProfile, PhaseNeed
+from core.precision.formats import FORMATS
 
 # What the next prompt is, until the person's own history says otherwise: most people change words and look again.
 # Assumed; core.planning.chances has what a history says.
@@ -71,11 +73,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `negative` says that there is a negative prompt, without which some families do not guide. `encoded` says that the
     encoding of this text is cached. `warm` counts bytes of each component that lie on the device already, in the
-    formats of `warm_formats` (where it is not said, in the one that is planned); `in_memory` names components whose
+    formats of `warm_formats` (where it is not said, in the one that is planned), without modulation where `warm_folded`
+    says so (where it says nothing, as it is planned); `in_memory` names components whose
     files are in host memory. `pace` says, by a phase's label, how many times longer than by the profile's rates its
     passes took before. `exact` says that the model's activations were run dry at exactly this size. `companions` wait
     for the same model, in the order in which they were asked for, and may be denoised together with this one.
-    `adapters` is what LoRAs add, by component.
+    `adapters` is what LoRAs add, by component. `started` says in words what picture it starts from, if it does, and
+    `pictured` that the latents of that picture are cached; `steps` are then those that are made of the schedule.
+    `held_bytes` are on the device when it begins, as they are counted there, `others_bytes` of these other models'.
     """
 
     model: ModelProfile
@@ -90,12 +95,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     encoded: bool = False
     warm: dict[str, int] = {}
     warm_formats: dict[str, str] = {}
+    warm_folded: dict[str, bool] = {}
     in_memory: frozenset[str] = frozenset()
     next: Next = Next()
     pace: dict[str, float] = {}
     exact: bool = False
     companions: tuple[Companion, ...] = ()
     adapters: dict[str, Beside] = {}
+    started: str = ""
+    pictured: bool = False
+    held_bytes: int = 0
+    others_bytes: int = 0
 
     def beside(self, companion: Companion) -> Job:
         """A companion as a job of its own, on the same machine."""
@@ -112,10 +122,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             companions=(),
         )
 
-    def warm_in(self, formats: Mapping[str, str]) -> dict[str, int]:
-        """Bytes of each component that lie on the device in these formats."""
-        known = self.warm_formats
-        return {name: size for name, size in self.warm.items() if known.get(name) in (None, formats.get(name))}
+    def warm_in(self, formats: Mapping[str, str], folded: Collection[str]) -> dict[str, int]:
+        """Bytes of each component on the device that are of use to one held in these formats, some `folded`.
+
+        What is held otherwise is brought anew. Weights that are not packed are held as the device computes.
+        """
+        return {
+            name: size
+            for name, size in self.warm.items()
+            if (name not in self.warm_formats or _held(self.warm_formats[name]) == _held(formats.get(name, "")))
+            and self.warm_folded.get(name, name in folded) == (name in folded)
+        }
 
     @property
     def guided(self) -> bool:
@@ -145,6 +162,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             area = (self.width * need.scale // limits.spatial) * (self.height * need.scale // limits.spatial)
             frames = (self.frames - 1) // limits.temporal + 1
         return {"N": area * frames, "A": area, "T": float(self.text_tokens)}
+
+
+def _held(name: str) -> str:
+    """What tells formats on a device apart: which packed one it is, if it is one."""
+    return name if name in FORMATS and FORMATS[name].held_packed else ""
 
 
 def job_of(
@@ -187,15 +209,16 @@ def job_of(
     )
     multiple = limits.size_multiple
     for name, value in (("width", job.width), ("height", job.height)):
-        if limits.positions_per_second is None and not (multiple <= value <= 16_384 and value % multiple == 0):
-            near = max(multiple, min(16_384, round(value / multiple) * multiple))
+        if limits.positions_per_second is None and not (multiple <= value <= MAX_SIDE and value % multiple == 0):
+            near = max(multiple, min(MAX_SIDE // multiple * multiple, round(value / multiple) * multiple))
             raise UserError(f"A {name} of {value} is not possible with {model.name}; {near} is the nearest that is.")
-    if not 1 <= job.steps <= 1000:
-        raise UserError(f"{job.steps} steps are not possible; give 1 to 1000.")
-    if not 1 <= job.batch <= 64:
-        raise UserError(f"{job.batch} pictures at once are not possible; give 1 to 64.")
-    if not 1 <= job.frames <= 10_000:
-        raise UserError(f"{job.frames} frames are not possible; give 1 to 10000.")
+    check_size(job.width, job.height)
+    check_steps(job.steps)
+    check_guidance(guidance)
+    if not 1 <= job.batch <= MAX_BATCH:
+        raise UserError(f"{job.batch} pictures at once are not possible; give 1 to {MAX_BATCH}.")
+    if not 1 <= job.frames <= MAX_FRAMES:
+        raise UserError(f"{job.frames} frames are not possible; give 1 to {MAX_FRAMES}.")
     if job.frames > 1 and model.makes == "image":
         raise UserError(f"{model.name} makes still pictures; leave --frames away.")
     return job

@@ -13,11 +13,11 @@ import msgspec
 
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase, UserError
-from core.planning.choices import machine_of
 from core.planning.cost import Costs, Found, Machine, Stage, pass_seconds
 from core.planning.decide import Candidate
 from core.planning.demand import Demand
 from core.planning.group import demand_beside, factors_of, group_of, texts_of, work_of
+from core.planning.hosting import machine_for
 from core.planning.job import Job
 from core.planning.options import Options
 from core.planning.search import Memory, Search
@@ -71,7 +71,7 @@ class _Grouping:
         memories: dict[Machine, Memory],
     ) -> None:
         self.chosen, self.job, self.hardware, self.options = chosen, job, hardware, options
-        self.machine = machine_of([stage.demands for stage in chosen.stages], hardware, options, budget)
+        self.machine = machine_for(chosen.stages, job.next, hardware, options, budget)
         self.needs = job.model.phases
         self.denoising = [
             s
@@ -137,7 +137,7 @@ class _Grouping:
         locked = self._stages([self.job], alone.stages, self.locked)
         seconds = [
             sum(
-                count * pass_seconds(part.seconds * factor, way.streamed, self.machine.link, self.machine.contention)
+                count * self._pass(part, way.streamed, factor)
                 for s in self.locked
                 for part in stages[s].demands
                 for way in [alone.found.placements[s, part.name].way]
@@ -150,7 +150,7 @@ class _Grouping:
     def _searched(self, jobs: list[Job], alone: Sequence[Stage], locked: frozenset[int]) -> Candidate | None:
         """The best residency for jobs together; None where they do not fit."""
         job, options, stages = self.job, self.options, self._stages(jobs, alone, locked)
-        warm = job.warm_in(self.chosen.formats)
+        warm = self.chosen.warm(job)
         found = Search(stages, self.machine, job.next, warm, job.in_memory, self.memory.changed(), options.keep).run()
         if found is None:
             return None
@@ -199,7 +199,7 @@ class _Grouping:
                 work = work_of(need, [job], factors, locked=stage.lockstep > 1)
                 stages[s] = msgspec.structs.replace(stage, next_work=work)
                 names |= {part.name for part in stage.demands}
-        warm = self.job.warm_in(self.chosen.formats)
+        warm = self.chosen.warm(self.job)
         costs = Costs(stages, self.machine, self.job.next, warm, self.job.in_memory, {})
         placed = alone.found.placements
         seconds = 0.0
@@ -212,16 +212,16 @@ class _Grouping:
     def _reading(self, stages: Sequence[Stage], found: Found | None) -> float:
         """Seconds of reading one more prompt while the encoders are there; at least so many without a placement."""
         return sum(
-            pass_seconds(
-                part.seconds,
-                found.placements[s, part.name].way.streamed if found is not None else 0,
-                self.machine.link,
-                self.machine.contention,
-            )
+            self._pass(part, found.placements[s, part.name].way.streamed if found is not None else 0)
             for s, stage in enumerate(stages)
             if stage.encodes and not stage.skipped
             for part in stage.demands
         )
+
+    def _pass(self, part: Demand, streamed: int, factor: float = 1.0) -> float:
+        """Seconds of a pass that computes so many times as long."""
+        link = self.machine.link_of(part.name, streamed)
+        return pass_seconds(part.seconds * factor, streamed, link, self.machine.contention)
 
     def _measured(self, width: int, height: int) -> bool:
         """Whether the model's activations are known at a size: those of a dry run hold for this job's only."""
@@ -238,7 +238,7 @@ def _overhead(rows: Sequence[Sequence[Demand]], calls: Sequence[int]) -> int:
         calls: how many of each job's go through a block together; none where the jobs run one after the other.
     """
     parts = [row[0] for row in rows]
-    scratch = sum(part.scratch_bytes for part in rows[0])
+    scratch = sum(part.scratch_bytes + part.passing_bytes for part in rows[0])
     if not any(calls):
         return max(part.activation_bytes for row in rows for part in row) + scratch
     widest = max(parts, key=lambda part: part.activation_bytes - part.output_bytes)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter, le, sub
+from operator import le, sub
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,6 +29,8 @@ _FEW = 12
 
 Keep = dict[str, bool]
 """Components that must stay on the device between phases and jobs, or must not; the others are free."""
+
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 Picks = tuple[tuple[tuple[int, str], Kept], ...]
 """(stage, component) and its placement."""
@@ -47,29 +50,40 @@ class Offer(msgspec.Struct, frozen=True):
 
 def worth_trying(offers: Iterable[Offer]) -> list[Offer]:
     """Offers by rising kept bytes, without those that another one equals or beats in bytes, room and seconds."""
-    result: list[Offer] = []
-    rooms: list[int] = []  # of the offers so far no other of which leaves more room in fewer seconds: both rise
-    seconds: list[float] = []
-    for offer in sorted(offers, key=attrgetter("kept", "seconds")):
-        at = bisect_left(rooms, offer.room)
-        if at < len(rooms) and seconds[at] <= offer.seconds:
-            continue
-        after = at + (at < len(rooms) and rooms[at] == offer.room)
-        while at and seconds[at - 1] >= offer.seconds:
-            at -= 1
-        rooms[at:after], seconds[at:after] = [offer.room], [offer.seconds]
-        result.append(offer)
-    return result
+    every = list(offers)
+    return [every[row[3]] for row in _unbeaten([(one.kept, one.seconds, one.room, n) for n, one in enumerate(every)])]
 
 
 def merged(some: Sequence[Offer], others: Sequence[Offer]) -> list[Offer]:
     """The offers of components that never run together with each other."""
-    return worth_trying(
-        Offer(one.kept + other.kept, room, one.seconds + other.seconds, one.picks + other.picks)
-        for one in some
-        for other in others
+    rows = [
+        (one.kept + other.kept, one.seconds + other.seconds, room, n, m)
+        for n, one in enumerate(some)
+        for m, other in enumerate(others)
         if (room := min(one.room - other.kept, other.room - one.kept)) >= 0
-    )
+    ]
+    return [
+        Offer(kept, room, seconds, some[n].picks + others[m].picks) for kept, seconds, room, n, m in _unbeaten(rows)
+    ]
+
+
+def _unbeaten(rows: list[_Row]) -> list[_Row]:
+    """Rows of (kept bytes, seconds, room, ...) by rising bytes that no other one equals or beats in all three."""
+    result: list[_Row] = []
+    rooms: list[int] = []  # of the rows so far no other of which leaves more room in fewer seconds: both rise
+    least: list[float] = []
+    rows.sort()
+    for row in rows:
+        seconds, room = row[1], row[2]
+        at = bisect_left(rooms, room)
+        if at < len(rooms) and least[at] <= seconds:
+            continue
+        after = at + (at < len(rooms) and rooms[at] == room)
+        while at and least[at - 1] >= seconds:
+            at -= 1
+        rooms[at:after], least[at:after] = [room], [seconds]
+        result.append(row)
+    return result
 
 
 def together(names: Iterable[str], runs: dict[str, list[int]]) -> list[list[str]]:

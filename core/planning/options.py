@@ -44,6 +44,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT = Options()
 
 
+def engine_for(hardware: HardwareProfile) -> Options:
+    """What the engine does on a machine of this kind; torch drives a processor and Apple's chips without a link."""
+    return engine_on(own_memory=hardware.vendor not in ("cpu", "apple"))
+
+
 def engine_on(*, own_memory: bool) -> Options:
     """What the engine does on a device; one that shares the host's memory has nothing to copy, pack or fold."""
     if own_memory:

@@ -30,6 +30,9 @@ from core.planning.job import Job
 # driver for anything from 1 to 10 MiB, which can leave the last of them without room, and exactly what is asked for
 # above (rounded to 2 MiB).
 ARENA_BYTES = 32 << 20
+_OVERLAP = 0.25  # of tiles (diffusers' tile_overlap_factor)
+# Of folded layers (core.residency.folding): one is computed while the next one arrives.
+PASSING_SLOTS = 2
 
 
 class Reserve:
@@ -58,6 +61,23 @@ class Reserve:
         for small, segment in fresh:
             if segment:
                 insort(self._free[small], segment)
+
+    def tiles(self, passes: Iterable[tuple[list[list[int]], int]], last: list[int]) -> None:
+        """Passes one after the other, of each of which something is kept; then `last`, and all is given back.
+
+        Args:
+            passes: what each allocates, as in `pass_through`, and the bytes that it keeps.
+        """
+        after = self.copy()
+        for groups, kept in passes:
+            for sizes in groups:
+                after.pass_through(sizes)
+            after.take(kept)
+        after.pass_through(last)
+        # whatever was cut from them is joined again
+        if after.reserved > self.reserved:
+            insort(self._free[False], after.reserved - self.reserved)
+        self.reserved = after.reserved
 
     def _take(self, size: int) -> int:
         """Bytes of the segment that had to be taken, 0 where there was a free block."""
@@ -94,27 +114,81 @@ def _overhead(job: Job, need: PhaseNeed, kernel: str, element_bytes: int, tile: 
     weights = _weights(job.model, element_bytes)
     reserve = weights.reserve.copy()
     for phase in job.model.phases:
-        for name in phase.components:
-            component = job.model.components[name]
-            edge = tile if phase.phase is Phase.DECODE else None
-            for sizes in _growth(component, job.variables(phase), kernel, edge, job.batch * element_bytes / 2):
-                reserve.pass_through(sizes)
+        for passes, last in allocations(job, phase, kernel, element_bytes, tile):
+            if last:
+                reserve.tiles(passes, last)
+                continue
+            for groups, _ in passes:
+                for sizes in groups:
+                    reserve.pass_through(sizes)
         if phase.label == need.label:
             break
     return reserve.reserved - weights.asked
 
 
+Passes = list[tuple[list[list[int]], int]]
+"""What passes one after the other allocate, in groups of which each is given back before the next, and what is kept."""
+
+
+def allocations(
+    job: Job, phase: PhaseNeed, kernel: str, element_bytes: int, tile: int | None
+) -> Iterator[tuple[Passes, list[int]]]:
+    """Of each component of a phase: its passes, and what is made of what they keep; nothing where they keep nothing.
+
+    Args:
+        kernel: see `attention_kernel`.
+        element_bytes: of a number as it is computed with.
+        tile: edge of the VAE's tiles in latent positions, None for whole pictures.
+    """
+    for name in phase.components:
+        component = job.model.components[name]
+        encode = phase.phase is Phase.IMAGE_ENCODE
+        edge = tile if encode or phase.phase is Phase.DECODE else None
+        scale, variables = job.batch * element_bytes / 2, job.variables(phase)
+        if edge is not None and edge * edge < variables["A"]:
+            passes = [
+                (
+                    list(_growth(component, at, kernel, None, scale, encode=encode)),
+                    0 if encode else round(scale * evaluate(component.output, at)),
+                )
+                for at in _tiles(job, phase, edge)
+            ]
+            whole = round(scale * evaluate(component.output, variables))
+            yield passes, [whole] if encode else [whole] * 3
+        else:
+            yield [(list(_growth(component, variables, kernel, None, scale, encode=encode)), 0)], []
+
+
+def _tiles(job: Job, need: PhaseNeed, edge: int) -> Iterator[dict[str, float]]:
+    """N, A and T of each tile, row by row, as diffusers' autoencoders cut them: those at the end are smaller."""
+    variables = job.variables(need)
+    height, width = (round(side * need.scale) // job.model.defaults.spatial for side in (job.height, job.width))
+    stride = max(1, int(edge * (1 - _OVERLAP)))
+    for top in range(0, height, stride):
+        for left in range(0, width, stride):
+            area = float(min(edge, height - top) * min(edge, width - left))
+            yield {**variables, "A": area, "N": area * variables["N"] / variables["A"]}
+
+
 def largest(
-    component: ComponentProfile, variables: dict[str, float], kernel: str, tile: int | None, scale: float
+    component: ComponentProfile,
+    variables: dict[str, float],
+    kernel: str,
+    tile: int | None,
+    scale: float,
+    *,
+    encode: bool = False,
 ) -> int:
     """The largest allocation of a pass beside the weights; 0 where the profile does not tell them apart.
 
     Args:
         scale: what a pass takes for each byte of the profile.
+        encode: a VAE's other direction.
     """
-    if not component.growth:
+    if not (component.encode_growth if encode else component.growth):
         return 0
-    return max((size for sizes in _growth(component, variables, kernel, tile, scale) for size in sizes), default=0)
+    growth = _growth(component, variables, kernel, tile, scale, encode=encode)
+    return max((size for sizes in growth for size in sizes), default=0)
 
 
 def slack(model: ModelProfile, element_bytes: int) -> int:
@@ -139,7 +213,13 @@ def attention_kernel(hardware: HardwareProfile) -> str:
 
 
 def _growth(
-    component: ComponentProfile, variables: dict[str, float], kernel: str, tile: int | None, scale: float
+    component: ComponentProfile,
+    variables: dict[str, float],
+    kernel: str,
+    tile: int | None,
+    scale: float,
+    *,
+    encode: bool,
 ) -> Iterator[list[int]]:
     """Bytes of the allocations for which a pass makes the allocator grow: those that share segments, then the others.
 
@@ -150,13 +230,15 @@ def _growth(
     if tile is not None and tile * tile < variables["A"]:
         area = float(tile * tile)
         at = {**variables, "A": area, "N": area * variables["N"] / variables["A"]}
-        whole = tiled_activation(component, variables, tile, kernel=kernel)
-        sizes.append(max(0.0, whole - activation(component, at, kernel=kernel)))
-    alive = evaluate(component.activation, at)
-    for count, polynomial in component.growth or [(1, component.activation)]:
+        whole = tiled_activation(component, variables, tile, kernel=kernel, encode=encode)
+        sizes.append(max(0.0, whole - activation(component, at, kernel=kernel, encode=encode)))
+    every = component.encode_activation if encode else component.activation
+    alive = evaluate(every, at)
+    for count, polynomial in (component.encode_growth if encode else component.growth) or [(1, every)]:
         sizes += count * [max(0.0, evaluate(polynomial, at))]
     if kernel == "math":
-        sizes.append(max(0.0, evaluate(component.attention_matrix, at)))
+        matrix = component.encode_attention_matrix if encode else component.attention_matrix
+        sizes.append(max(0.0, evaluate(matrix, at)))
     asked = sorted((round(size * scale) for size in sizes), reverse=True)
     for small in (True, False):
         yield list(_up_to(alive * scale, (size for size in asked if is_shared(size) and is_small(size) == small)))

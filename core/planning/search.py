@@ -68,8 +68,8 @@ class Search:
 
     def run(self) -> Found | None:
         """The placement with the fewest expected seconds; None where none fits."""
-        if self._whole is not None:
-            return self._whole
+        if self.whole is not None:
+            return self.whole
         heap = [(self.bound, 0, len(self._offers))]
         while heap[0][0] < math.inf:
             _, begin, end = heapq.heappop(heap)
@@ -88,12 +88,12 @@ class Search:
     @functools.cached_property
     def bound(self) -> float:
         """Expected seconds that no placement beats, nearer to the best; infinite where nothing fits."""
-        if self._whole is not None:
-            return self._whole.expected
+        if self.whole is not None:
+            return self.whole.expected
         return self._least(0, len(self._offers)) if self._offers else math.inf
 
     @functools.cached_property
-    def _whole(self) -> Found | None:
+    def whole(self) -> Found | None:
         """Everything resident and kept, where all of it fits together in every stage: nothing can be better."""
         sizes = {name: max(self.costs.demands[s, name].bytes for s in runs) for name, runs in self.costs.runs.items()}
         if any(stage.overhead + sum(sizes.values()) > self.machine.budget for stage in self.stages):

@@ -11,6 +11,8 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,13 +22,16 @@ from core.planning.ahead import slabs
 from core.planning.choices import demands_of, machine_of
 from core.planning.cost import Machine, Work
 from core.planning.demand import Demand
+from core.planning.fronts import Way
 from core.planning.group import sharing_jobs, work_of_plan
 from core.planning.job import Job
 from core.planning.options import Options
 from core.planning.passes import streamed_positions
+from core.planning.slots import computing, seconds_of
 from core.plans import PhasePlan, Placement, Plan, formats_of
 
 _OWNER = "simulation"
+ALLOCATOR = "kept by torch's allocator, not in use"  # a reason in the ledger
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +50,9 @@ OURS = Behaviour()
 
 
 class SimulatedPhase(msgspec.Struct, frozen=True):
-    """Seconds of a phase, and of one of its steps once it has settled (the median step)."""
+    """Seconds of a phase, and of one of its steps once it has settled: the median one without the first, in which
+    weights arrive. Where no other one comes, it is what a streamer needs for such a pass (core.planning.slots).
+    """
 
     label: str
     begin: float
@@ -76,7 +83,10 @@ def simulate(
         {name: _first_later(name, plan.phases[s + 1 :], demands[s + 1 :]) for name in phase.ahead}
         for s, phase in enumerate(plan.phases)
     ]
-    run = _Simulator(plan, job, hardware, machine_of(demands, hardware, options, plan.budget_bytes), behaviour)
+    machine = machine_of(demands, hardware, options, plan.budget_bytes, tuple(plan.hosted.items()))
+    if not machine.overlap:  # what shares the host's memory is read before it runs
+        behaviour = msgspec.structs.replace(behaviour, overlap=False)
+    run = _Simulator(plan, job, hardware, machine, behaviour)
     rows = zip(plan.phases, demands, works, coming, strict=True)
     phases = [run.phase(phase, row, work, later) for phase, row, work, later in rows if not phase.skipped]
     return Simulation(run.now, tuple(phases), run.peak, run.link_bytes, tuple(run.ledger))
@@ -94,6 +104,21 @@ def _first_later(
     )
 
 
+class _Into(Enum):
+    """Where a copy goes: memory of its own, a slot for streamed blocks, or one for layers that are folded."""
+
+    PLACE, SLOT, PASSING = range(3)
+
+
+class _Copy(NamedTuple):
+    """A copy for a block, in one of the passes."""
+
+    number: int
+    block: int
+    into: _Into
+    size: int
+
+
 Coming = dict[str, tuple[Placement, Demand]]
 """What comes ahead in a phase: components of later phases, and how they will run there."""
 
@@ -102,14 +127,18 @@ class _Simulator:
     def __init__(self, plan: Plan, job: Job, hardware: HardwareProfile, machine: Machine, behaviour: Behaviour) -> None:
         self.plan, self.job, self.behaviour = plan, job, behaviour
         self.link = behaviour.rate or machine.link
+        self.machine = machine
         self.cold = {
-            name: min(self.link, machine.again if name in job.in_memory else machine.cold)
-            for name in job.model.components
+            part.name: min(
+                self.link, machine.again_of(part.name, part.bytes) if part.name in job.in_memory else machine.cold
+            )
+            for part in plan.components
         }
         self.contention = hardware.contention
         self.link_counts = not hardware.unified
         self.now = 0.0
-        warm = job.warm_in(formats_of(plan))
+        folded = {component.name for component in plan.components if component.folded_bytes}
+        warm = job.warm_in(formats_of(plan), folded)
         self.held: dict[str, int] = {name: size for name, size in warm.items() if size}
         self.peak = sum(self.held.values())
         self.link_bytes = self.crossed_ahead = 0
@@ -128,16 +157,19 @@ class _Simulator:
                 stays = max(kept[name], self.early.get(name, 0))
                 self._change(name, min(0, stays - self.held[name]), self.now, f"made room for {phase.label}")
         extra = phase.activation_bytes + phase.scratch_bytes
+        extra, kept_free = max(0, extra + min(0, phase.allocator_bytes)), max(0, phase.allocator_bytes)
         slot = max((placement.slot_bytes for placement in phase.placements), default=0)
         self._change("activations", extra, self.now, f"activations of {phase.label}")
+        self._change("activations", kept_free, self.now, ALLOCATOR)
         self._change("slots", slot * phase.slots, self.now, f"{phase.slots} slots for streamed blocks")
-        steps: list[float] = []
+        settled = 0.0
         for placement, demand in zip(phase.placements, demands, strict=True):
             self.early.pop(placement.component, None)
             last = placement is phase.placements[-1]
-            steps += self._component(placement, demand, phase, work, coming if last else {})
+            passes = self._component(placement, demand, phase, work, coming if last else {})
+            settled += self._settled(passes, placement, demand, work, phase.slots)
         self._change("slots", -slot * phase.slots, self.now, "the phase is over")
-        self._change("activations", -extra, self.now, "the phase is over")
+        self._change("activations", -extra - kept_free, self.now, "the phase is over")
         for placement in phase.placements:
             self._change(
                 placement.component,
@@ -148,8 +180,16 @@ class _Simulator:
         self.link_bytes = crossed + (self.link_bytes - crossed) // sharing_jobs(phase, self.plan.together)
         self.link_bytes, self.crossed_ahead = self.link_bytes + self.crossed_ahead, 0
         per_step = phase.passes // phase.steps if phase.lockstep == 1 and phase.steps else 1
-        settled = sorted(steps)[len(steps) // 2] * per_step if len(phase.placements) == 1 else self.now - begin
-        return SimulatedPhase(phase.label, begin, self.now - begin, settled)
+        return SimulatedPhase(phase.label, begin, self.now - begin, settled * per_step)
+
+    def _settled(self, passes: Sequence[float], placement: Placement, demand: Demand, work: Work, slots: int) -> float:
+        """Seconds of a component's pass when its weights have arrived."""
+        later = sorted(passes[1:])
+        if later:
+            return later[len(later) // 2]
+        counts, resident, streamed = placement.resident_blocks, placement.resident_bytes, placement.streamed_bytes
+        way = Way(counts, resident, streamed, placement.slot_bytes)
+        return seconds_of(computing(demand, work[0][1]), way, self.machine, max(1, slots))
 
     def _component(
         self, placement: Placement, demand: Demand, phase: PhasePlan, work: Work, coming: Coming
@@ -162,14 +202,16 @@ class _Simulator:
         )
         outside = demand.seconds - sum(seconds)
         had = self.held.get(placement.component, 0)
-        name, rate = placement.component, self.cold[placement.component]
+        name = placement.component
+        rate = self.cold[name]
+        if name in self.job.in_memory:
+            rate = min(self.link, self.machine.again_of(name, max(0, demand.bytes - had) + demand.folded_bytes))
+        link = min(self.link, self.machine.link_of(name, placement.streamed_bytes))
         arrivals: deque[tuple[float, float]] = deque()  # what the copy lane is busy with
         copy_free = kernel_free = self.now
         # weights outside of blocks come first, then the blocks in their order; what is there already is not copied
         missing_rest = max(0, demand.rest_bytes - had)
         had = max(0, had - demand.rest_bytes)
-        if demand.folded_bytes:  # evaluated once for all texts and schedules, then gone
-            copy_free = self._copy(arrivals, copy_free, demand.folded_bytes, rate)
         if missing_rest:
             copy_free = self._copy(arrivals, copy_free, missing_rest, rate)
             self._change(name, missing_rest, copy_free, "needed by the phase")
@@ -178,29 +220,48 @@ class _Simulator:
             if not streamed[i] and had >= size:
                 had -= size
                 ready[i] = -1.0
+        queue = deque(_copies(sizes, streamed, ready, phase.passes, demand.folding))
         slots: deque[float] = deque([self.now] * max(1, phase.slots))
+        passing = [self.now]  # from when on the layers that are folded with each block find their slots free
         marks = [self.now]
-        queue = deque(self._tasks(sizes, streamed, ready, phase.passes))
-        waiting: dict[tuple[int, int], float] = {}
+        waiting: dict[_Copy, float] = {}
         ahead: list[tuple[str, int, float]] = []
         kernel_free = max(kernel_free, copy_free if missing_rest else kernel_free)
+
+        def issue(number: int, block: int) -> None:
+            """Issue copies as far ahead as there are free slots; without overlap up to this block's."""
+            nonlocal copy_free
+            while queue:
+                copy = queue[0]
+                blocked = copy.into is _Into.PASSING and copy.block >= len(passing)
+                if blocked or (copy.into is _Into.SLOT and not slots):
+                    break
+                if not self.behaviour.overlap and (copy.number, copy.block) > (number, block):
+                    break
+                queue.popleft()
+                start = copy_free
+                if copy.into is _Into.SLOT:
+                    start = max(start, slots.popleft())
+                elif copy.into is _Into.PASSING:
+                    start = max(start, passing[copy.block])
+                if not self.behaviour.overlap:
+                    start = max(start, kernel_free)
+                copy_free = waiting[copy] = self._copy(arrivals, start, copy.size, link if copy.number else rate)
+                if copy.into is _Into.PLACE:
+                    self._change(name, copy.size, copy_free, "needed by the phase")
+
         for number, factor in enumerate(factor for count, factor in work for _ in range(count)):
             for i in range(len(sizes)):
-                # copies are issued as far ahead as there are free slots
-                while queue and (not queue[0][2] or slots):
-                    if not self.behaviour.overlap and (queue[0][0], queue[0][1]) > (number, i):
-                        break
-                    pass_number, j, needs_slot = queue.popleft()
-                    start = max(copy_free, slots.popleft() if needs_slot else copy_free)
-                    if not self.behaviour.overlap:
-                        start = max(start, kernel_free)
-                    copy_free = self._copy(arrivals, start, sizes[j], rate if pass_number == 0 else self.link)
-                    waiting[pass_number, j] = copy_free
-                    if not needs_slot:
-                        self._change(name, sizes[j], copy_free, "needed by the phase")
+                issue(number, i)
+                if not number and demand.folding:
+                    folded = waiting.pop(_Copy(0, i, _Into.PASSING, demand.folding[i]), 0.0)
+                    kernel_free = max(kernel_free, folded)
+                    passing.append(kernel_free)
+                    issue(number, i)
                 if not queue and coming:
                     ahead, coming = self._ahead(arrivals, copy_free, phase, coming), {}
-                start = max(kernel_free, waiting.pop((number, i), kernel_free))
+                into = _Into.SLOT if streamed[i] else _Into.PLACE
+                start = max(kernel_free, waiting.pop(_Copy(number, i, into, sizes[i]), kernel_free))
                 kernel_free = self._kernel(arrivals, start, seconds[i] * factor)
                 if streamed[i]:
                     slots.append(kernel_free)
@@ -233,13 +294,6 @@ class _Simulator:
                 start = arrivals[-1][1]
                 copied.append((name, size, start))
         return copied
-
-    @staticmethod
-    def _tasks(sizes: list[int], streamed: list[bool], ready: list[float], passes: int) -> list[tuple[int, int, bool]]:
-        """Copies in the order in which they are issued: (pass, block, needs a slot)."""
-        first = [(0, i, streamed[i]) for i in range(len(sizes)) if streamed[i] or ready[i] >= 0]
-        later = [i for i in range(len(sizes)) if streamed[i]]
-        return first + [(number, i, True) for number in range(1, passes) for i in later]
 
     # -- lanes ------------------------------------------------------------------------------------------------------
 
@@ -281,3 +335,17 @@ class _Simulator:
         self.ledger.append(
             LedgerRecord(seconds, _OWNER, self.plan.model, name, self.formats.get(name, ""), change, total, reason)
         )
+
+
+def _copies(
+    sizes: Sequence[int], streamed: Sequence[bool], ready: Sequence[float], passes: int, folding: Sequence[int]
+) -> list[_Copy]:
+    """The copies of blocks, and of what is folded with them, in the order in which they are issued."""
+    copies: list[_Copy] = []
+    for i, size in enumerate(sizes):
+        if folding and folding[i]:
+            copies.append(_Copy(0, i, _Into.PASSING, folding[i]))
+        if streamed[i] or ready[i] >= 0:
+            copies.append(_Copy(0, i, _Into.SLOT if streamed[i] else _Into.PLACE, size))
+    later = [i for i in range(len(sizes)) if streamed[i]]
+    return copies + [_Copy(number, i, _Into.SLOT, sizes[i]) for number in range(1, passes) for i in later]

@@ -53,14 +53,13 @@ def computing(demand: Demand, factor: float) -> Demand:
 
 def seconds_of(demand: Demand, way: Way, machine: Machine, slots: int) -> float:
     """One pass: what the bytes and the kernels need, and what an ideal streamer with so many slots needs."""
-    least = pass_seconds(demand.seconds, way.streamed, machine.link, machine.contention)
+    link = machine.link_of(demand.name, way.streamed)
+    least = pass_seconds(demand.seconds, way.streamed, link, machine.contention)
     if not way.streamed or not demand.sequence:
         return least
     place = [index for index, _ in demand.sequence]
     away = streamed_positions(place, way.counts)
-    copies = [
-        demand.blocks[index].bytes / machine.link if gone else 0.0 for index, gone in zip(place, away, strict=True)
-    ]
+    copies = [demand.blocks[index].bytes / link if gone else 0.0 for index, gone in zip(place, away, strict=True)]
     kernels = [seconds for _, seconds in demand.sequence]
     return max(least, steady_seconds(copies, kernels, slots, max(0.0, demand.seconds - sum(kernels))))
 

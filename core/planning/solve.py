@@ -7,16 +7,19 @@ import msgspec
 from core.hardware.profile import HardwareProfile
 from core.messages import Phase, UserError
 from core.planning.ahead import Ahead, load_ahead
-from core.planning.choices import machine_of, may_allocate, pins, smallest_budget
+from core.planning.choices import may_allocate, pins
 from core.planning.cost import Machine
-from core.planning.decide import Candidate, Decision, decide
-from core.planning.demand import compute_format
+from core.planning.decide import Candidate, decide
+from core.planning.demand import TILED, compute_format
 from core.planning.explain import explained, why_not
 from core.planning.group import sharing_jobs, texts_of
+from core.planning.hosting import machine_for
+from core.planning.impossible import refusal
 from core.planning.job import Job
 from core.planning.lockstep import WORTH, in_lockstep
 from core.planning.options import DEFAULT, Options, budget_of
 from core.planning.passes import MOST_SLOTS
+from core.planning.peaks import predicted
 from core.planning.slots import computing, seconds_of, settled
 from core.plans import Alternative, ComponentPlan, PhasePlan, Placement, Plan
 from core.precision.formats import FORMATS
@@ -24,6 +27,10 @@ from core.sizes import in_words
 
 # Plans to compare the chosen one with.
 _RUNNERS_UP = 5
+# How often less is planned for where an allocator's rounding leaves no room for the plan's weights.
+_TRIES = 4
+# Of the budget: less than this is lost to rounding even on a large card, and found again in what is given way to it.
+_ROUNDING = 0.01
 
 
 def solve(
@@ -43,36 +50,61 @@ def solve(
         )
     if not 0 <= options.prefer <= 1:
         raise UserError(f"A preference of {options.prefer:g} is not possible; give 0 (fastest) to 1 (best quality).")
-    decision = decide(job, hardware, options, budget)
+    found = _solved(job, hardware, options, budget, budget)
+    if found is None:
+        raise refusal(job, hardware, options, budget)
+    room, closest = budget, found
+    for _ in range(_TRIES):
+        if found[0].short_bytes <= _ROUNDING * budget:
+            return found
+        closest = min(closest, found, key=lambda one: one[0].short_bytes)
+        room -= found[0].short_bytes
+        found = _solved(job, hardware, options, room, budget) if room > 0 else None
+        if found is None:
+            break
+    return closest
+
+
+def _solved(
+    job: Job, hardware: HardwareProfile, options: Options, room: int, budget: int
+) -> tuple[Plan, list[Alternative]] | None:
+    """What `solve` gives, with `room` bytes of the budget; the rest is for what an allocator cannot use."""
+    decision = decide(job, hardware, options, room)
     if decision is None:
-        smallest = smallest_budget(job, hardware, options)
-        raise UserError(
-            f"{job.model.name} at {job.width}x{job.height} needs at least {in_words(smallest)} of device memory and "
-            f"{in_words(budget)} may be used; use a smaller size, close other programs or give more with --vram."
-        )
-    chosen = in_lockstep(decision.chosen, job, hardware, options, budget, decision.memories)
-    plan = alone = _plan(chosen, job, hardware, options, budget)
-    if chosen.together > 1:
-        one = msgspec.structs.replace(job, companions=())
-        alone = _plan(
-            in_lockstep(decision.chosen, one, hardware, options, budget, decision.memories),
-            one,
-            hardware,
-            options,
-            budget,
-        )
+        return None
+    single = msgspec.structs.replace(job, companions=())
+
+    def planned(candidate: Candidate, job: Job, worth: float = 0.0) -> Plan:
+        shared = in_lockstep(candidate, job, hardware, options, room, decision.memories, worth)
+        return _plan(shared, job, hardware, options, room, budget)
+
+    chosen, alone = decision.chosen, planned(decision.chosen, single)
     best = sorted(decision.runners, key=lambda candidate: candidate.loss)[:_RUNNERS_UP]
-    alternatives = [_alternative(runner, alone, decision, job, hardware, options, budget) for runner in best]
+    rivals = [(runner, planned(runner, single, WORTH)) for runner in best]
+    # what goes through blocks in lockstep and what comes ahead was not known when they were compared
+    quicker = [
+        (runner, plan)
+        for runner, plan in rivals
+        if plan.expected_seconds < alone.expected_seconds and (runner.loss <= chosen.loss or options.prefer <= 0)
+    ]
+    if quicker:
+        rivals.append((chosen, alone))
+        first = min(quicker, key=lambda rival: rival[1].expected_seconds)
+        rivals.remove(first)
+        chosen, alone = first[0], planned(first[0], single)
+    plan = planned(chosen, job) if job.companions else alone
+    alternatives = [_alternative(runner, its, alone) for runner, its in sorted(rivals, key=lambda rival: rival[0].loss)]
     return explained(plan, alone, alternatives, job, hardware), alternatives
 
 
-def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Options, budget: int) -> Plan:
-    machine = machine_of([stage.demands for stage in chosen.stages], hardware, options, budget)
+def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Options, room: int, budget: int) -> Plan:
+    machine = machine_for(chosen.stages, job.next, hardware, options, room)
     phases = tuple(_phase(s, chosen, job, machine, hardware, options) for s in range(len(chosen.stages)))
     early = Ahead(phases, 0.0, 0.0, 0.0, ())
     if options.ahead and machine.overlap and not hardware.unified:
         early = load_ahead(phases, chosen, job, machine)
         phases = early.phases
+    phases, short = predicted(phases, chosen.stages, job, hardware, chosen.warm(job), budget)
     parts = {part.name: part for stage in chosen.stages for part in stage.demands}
     kept: dict[str, int] = {}
     for placement in (placement for phase in phases for placement in phase.placements):
@@ -88,12 +120,15 @@ def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Optio
         )
         for name, part in parts.items()
     )
-    link_bytes, warm = 0, job.warm_in({part.name: part.format for part in parts.values()})
+    link_bytes, warm = 0, chosen.warm(job)
+    ran = set[str]()
     if not hardware.unified:
         for s, stage in enumerate(chosen.stages):
             for part, placement in zip(stage.demands, phases[s].placements, strict=True):
                 if not stage.skipped:
                     had, passes = min(warm.get(part.name, 0), kept[part.name]), phases[s].passes
+                    had = kept[part.name] if part.name in ran else had
+                    ran.add(part.name)
                     once = part.folded_bytes
                     crossing = max(0, part.bytes - had) + (passes - 1) * placement.streamed_bytes + once
                     link_bytes += crossing // sharing_jobs(phases[s], chosen.together)
@@ -103,11 +138,15 @@ def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Optio
         budget_bytes=budget,
         components=components,
         phases=phases,
-        pinned=pins(sum(part.bytes + part.folded_bytes for part in parts.values()), hardware),
+        pinned=not machine.hosted and pins(sum(part.bytes + part.folded_bytes for part in parts.values()), hardware),
+        hosted=dict(machine.hosted),
         total_seconds=sum(phase.seconds for phase in phases),
         next_seconds=chosen.found.next_text - early.text,
         expected_seconds=chosen.found.expected - early.now - job.next.text * early.text - job.next.seed * early.seed,
-        peak_bytes=max(phase.peak_bytes for phase in phases if not phase.skipped),
+        peak_bytes=max(phase.peak_bytes for phase in phases),
+        reserved_bytes=max(phase.reserved_bytes for phase in phases if not phase.skipped),
+        peak_weight_bytes=max(phase.peak_bytes - phase.allocator_bytes - phase.activation_bytes for phase in phases),
+        short_bytes=short,
         link_bytes=link_bytes,
         loss=chosen.loss,
         together=chosen.together,
@@ -118,7 +157,7 @@ def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Optio
 def _held(name: str, hardware: HardwareProfile) -> str:
     """The format that weights have on the device: what is not packed is held as it computes, if that is F32."""
     compute = compute_format(hardware)
-    return compute if compute == "F32" and not FORMATS[name].packed else name
+    return compute if compute == "F32" and not FORMATS[name].held_packed else name
 
 
 def _phase(
@@ -165,6 +204,8 @@ def _phase(
     if stage.encodes and not stage.skipped:  # the prompts of the jobs that go together are read, too
         texts = texts_of(job, chosen.together)
         passes, taken = passes * texts, taken * texts
+    if need.phase is Phase.IMAGE_ENCODE:  # and the pictures that they start from
+        passes, taken = passes * chosen.together, taken * chosen.together
     load, again = found.loads[s]
     resident = sum(placement.resident_bytes for placement in placements)
     return PhasePlan(
@@ -176,30 +217,20 @@ def _phase(
         slots=slots,
         scratch_bytes=scratch,
         activation_bytes=activation,
-        tile=chosen.tile if need.phase is Phase.DECODE else None,
+        tile=chosen.tile if need.phase in TILED else None,
         seconds=0.0 if stage.skipped else load + taken,
         step_seconds=one if stage.lockstep > 1 else one * stage.passes / steps,
         load_seconds=0.0 if stage.skipped else load,
         next_load_seconds=again,
         kept_bytes=sum(others.values()),
-        peak_bytes=resident + slots * slot + scratch + activation + sum(others.values()),
+        peak_bytes=0,  # see core.planning.peaks
+        reserved_bytes=resident + slots * slot + scratch + activation + sum(others.values()),
         skipped=stage.skipped,
         lockstep=stage.lockstep,
     )
 
 
-def _alternative(
-    runner: Candidate,
-    chosen: Plan,
-    decision: Decision,
-    job: Job,
-    hardware: HardwareProfile,
-    options: Options,
-    budget: int,
-) -> Alternative:
-    alone = msgspec.structs.replace(job, companions=())
-    guided = in_lockstep(runner, alone, hardware, options, budget, decision.memories, WORTH)
-    plan = _plan(guided, alone, hardware, options, budget)
+def _alternative(runner: Candidate, plan: Plan, chosen: Plan) -> Alternative:
     return Alternative(
         formats=runner.formats,
         total_seconds=plan.total_seconds,
@@ -207,5 +238,5 @@ def _alternative(
         expected_seconds=plan.expected_seconds,
         peak_bytes=plan.peak_bytes,
         loss=plan.loss,
-        why_not=why_not(plan.expected_seconds, runner.loss, chosen),
+        why_not=why_not(plan, chosen),
     )

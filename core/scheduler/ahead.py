@@ -14,15 +14,7 @@ from core.generation.run import Run
 from core.messages import Request
 from core.models import catalogue
 from core.models.check import resolve
-from core.plans import PhasePlan, Plan
 from core.scheduler.loaded import LoadedModel
-
-
-def pays(plan: Plan, phase: PhasePlan) -> bool:
-    """Whether the encoders of a phase will leave: if they stay, each job may encode when its turn comes."""
-    return any(
-        plan.component(placement.component).kept_bytes < placement.resident_bytes for placement in phase.placements
-    )
 
 
 def encode_ahead(

@@ -20,10 +20,12 @@ from core.hardware.interface import Accelerator
 from core.messages import Adapter, ComponentUse, LedgerRecord, ModelFileError, Phase, Request
 from core.models.adapters import find
 from core.models.info import ModelInfo
+from core.planning.leaving import Return
 from core.plans import PhasePlan, Placement, Plan, formats_of
 from core.precision.dtypes import component_dtype
-from core.residency.ledger import Ledger
-from core.residency.warm import Opened, Want, WarmCache
+from core.residency.ledger import Key, Ledger
+from core.residency.wanted import Opened, Want
+from core.residency.warm import WarmCache
 from core.scheduler.planner import Planner
 from core.sizes import in_words
 
@@ -55,7 +57,7 @@ class LoadedModels:
         """Every arrival and departure of weights is told to `emit`."""
         self._accelerator = accelerator
         self._ledger = Ledger(emit)
-        self._warm = WarmCache(accelerator, self._ledger)
+        self._warm = WarmCache(accelerator, self._ledger, self._returns)
         self._models: dict[Path, LoadedModel] = {}
         self._adapters: dict[tuple[str, Path, int, int], Loaded] = {}  # the last that was used is last
         self._link_bytes = 0
@@ -84,6 +86,7 @@ class LoadedModels:
         budget: int,
         *,
         encoded: bool = False,
+        pictured: bool = False,
         formats: Mapping[str, str] | None = None,
         fold: bool | None = None,
         tiles: str | None = None,
@@ -92,9 +95,9 @@ class LoadedModels:
     ) -> Plan:
         """What a resolved request of the model will hold and take, with so many bytes of memory.
 
-        `encoded` says that the text's encoding is known; `formats`, `fold` and `tiles` are what has been decided about
-        these already. `companions` are resolved requests that may be made with it, or with `together` that will be.
-        Raises UserError when it does not fit.
+        `encoded` says that the text's encoding is known, `pictured` that of the picture that it starts from; `formats`,
+        `fold` and `tiles` are what has been decided about these already. `companions` are resolved requests that may be
+        made with it, or with `together` that will be. Raises UserError when it does not fit.
         """
         attached = _by_component(self.attached(model, request.loras))
         beside = {
@@ -107,25 +110,55 @@ class LoadedModels:
         plan = self.planner.plan(
             model.pipeline.info,
             request,
-            model.pipeline.held,
+            model.pipeline.held(request),
             shares=shares(model.pipeline.modular, request.steps or 1) if model.pipeline.experts else (),
             sizes=self._sizes(model),
             warm=self._warm.held(model.identity),
+            folded=self._warm.folded(model.identity),
             in_memory=self._warm.in_memory(model.identity),
             encoded=encoded,
+            pictured=pictured,
             formats=formats or {},
             fold=False if unfoldable else fold,
             tiles=tiles,
             companions=companions,
             together=together,
             adapters=beside,
+            held=self.peak_bytes,
+            others=self._others(model),
             budget=budget,
         )
         reasons = [
             f"{' and '.join(one.loaded.name for one in those)} beside the {name}: {in_words(beside[name].bytes)}"
             for name, those in attached.items()
         ]
-        return msgspec.structs.replace(plan, reasons=(*plan.reasons, *reasons, *([unfoldable] if unfoldable else ())))
+        reasons += [unfoldable] if unfoldable else []
+        return msgspec.structs.replace(plan, reasons=(*plan.reasons, *reasons, *self._leaving(model, plan)))
+
+    def _leaving(self, model: LoadedModel, plan: Plan) -> list[str]:
+        """What a plan takes from other models, in words."""
+        others = self._others(model)
+        leavers = self._warm.leaving(model.identity, others + plan.reserved_bytes - plan.budget_bytes)
+        stay = others - sum(leaver.bytes for leaver in leavers)
+        words = [
+            f"the {leaver.key[1]} of {leaver.model} makes room, being worth least on the device: {leaver.words}"
+            for leaver in leavers
+        ]
+        return [*words, f"{in_words(stay)} of other models stay on the device"] if stay else words
+
+    def _others(self, model: LoadedModel) -> int:
+        """Bytes of other models on the device."""
+        return self._warm.held_bytes - sum(size for size, _ in self._warm.held(model.identity).values())
+
+    def _returns(self, running: str, keys: Sequence[Key]) -> dict[Key, Return]:
+        """What bringing components back takes, the last used one first, and how likely they are wanted."""
+        models = {model.identity: model.pipeline for model in self._models.values()}
+        encoders = set()
+        for identity, pipeline in models.items():
+            roles = {name: group.phase for group in pipeline.phases for name in group.networks}  # of the last phase
+            encoders |= {(identity, name) for name, phase in roles.items() if phase is Phase.ENCODE}
+        parts = [(models[key[0]].info, key in encoders) for key in keys]
+        return dict(zip(keys, self.planner.returns(running, parts, self._warm.known_bytes), strict=True))
 
     def attached(self, model: LoadedModel, loras: Sequence[Adapter]) -> list[Attached]:
         """The LoRAs of a request of a model, read where they are not known yet.
@@ -281,6 +314,7 @@ def _want(placement: Placement, plan: Plan, phase: PhasePlan) -> Want:
         passes=phase.passes if phase.phase is Phase.DENOISE else None,
         folds=_folds(plan, placement.component),
         pinned=plan.pinned,
+        hosted=plan.hosted.get(placement.component),
     )
 
 

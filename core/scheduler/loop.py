@@ -32,7 +32,7 @@ from core.messages import (
 )
 from core.models import catalogue
 from core.residency.folding import FoldingError
-from core.residency.warm import DoesNotFitError, Opened
+from core.residency.wanted import DoesNotFitError, Opened
 from core.scheduler.loaded import LoadedModels
 from core.scheduler.making import SQUEEZE, Making, Studio
 from core.scheduler.rehearsal import Rehearsal

@@ -36,8 +36,9 @@ from core.models import catalogue
 from core.models.check import resolve
 from core.models.info import ModelInfo
 from core.planning.lockstep import MOST_COMPANIONS
+from core.planning.queue import pays
 from core.plans import PhasePlan, Plan, formats_of
-from core.scheduler.ahead import encode_ahead, pays
+from core.scheduler.ahead import encode_ahead
 from core.scheduler.loaded import LoadedModel, LoadedModels, Prepare
 from core.scheduler.picture import Picture
 from core.scheduler.waiting import Waiting
@@ -154,21 +155,34 @@ class Making:
         companions = [] if self._alone or not studio.accelerator.has_own_memory else self._companions()
         plan = models.plan(self._model, request, budget, companions=companions)
         formats, attached = formats_of(plan), models.attached(self._model, request.loras)
-        with_it = studio.waiting.take([companion.id for companion in companions[: plan.together - 1]])
-        self.beside = list(with_it)
+        self.beside = studio.waiting.take([companion.id for companion in companions[: plan.together - 1]])
+        taken = {asked.id for asked in self.beside}
+        with_it = [companion for companion in companions if companion.id in taken]  # with nothing left open
         for companion in with_it:
             self._begin(companion)
         for each in (request, *with_it):
             run = Run(each, self._model.pipeline, self._model.previewer, studio.interrupt, formats, attached)
             self._pictures.append(Picture(each, run, studio.emit))
             self._pictures[-1].recall(studio.encodings)
+        tile = _tile(plan)
+        for picture in self._pictures:
+            picture.recall_picture(tile)
         encoded = all(picture.encoded for picture in self._pictures)
-        if encoded or len(with_it) != plan.together - 1:
+        pictured = request.init is not None and all(picture.pictured for picture in self._pictures)
+        if encoded or pictured or len(with_it) != plan.together - 1:
             # the encoders' formats are those that the encoding was made with; the rest may be better off without them
             encoders = {p.component for phase in plan.phases if phase.phase is Phase.ENCODE for p in phase.placements}
             decided = {name: wanted for name, wanted in formats.items() if name in encoders or with_it}
             plan = models.plan(
-                self._model, request, budget, encoded=encoded, formats=decided, companions=with_it, together=True
+                self._model,
+                request,
+                budget,
+                encoded=encoded,
+                pictured=pictured,
+                formats=decided,
+                tiles=str(tile or "off") if pictured else None,  # the latents were made in these
+                companions=with_it,
+                together=True,
             )
         return plan
 
@@ -180,6 +194,8 @@ class Making:
                 break
             if asked.how != self._asked.how or asked.loras != self._asked.loras:
                 continue
+            if (asked.init is None) != (self._asked.init is None):
+                continue  # their phases are others
             try:
                 info = catalogue.find(asked.model)
                 if info.identity != self._info.identity:
@@ -207,6 +223,8 @@ class Making:
         with accelerator.computing():
             if phase.phase is Phase.ENCODE:
                 ended = self._encode()
+            elif phase.phase is Phase.IMAGE_ENCODE:
+                ended = [self._encode_picture(picture, phase) for picture in self._pictures]
             else:
                 begin = time.monotonic()
                 ended = self._denoise(phase)
@@ -241,6 +259,16 @@ class Making:
             encode_ahead(alike, self._model, formats, first.cache, interrupt, limit, attached)
         return ended
 
+    def _encode_picture(self, picture: Picture, phase: PhasePlan) -> bool:
+        """Encode what a picture starts from; False if it was interrupted."""
+        with on_behalf_of(picture.request.id):
+            try:
+                picture.begin(Phase.IMAGE_ENCODE)
+                picture.encode_picture(phase.tile)
+            except Interrupted:
+                return False
+        return True
+
     def _denoise(self, phase: PhasePlan) -> list[bool]:
         part = sum(earlier.phase is Phase.DENOISE for earlier in self._plan.phases[: self._current])
         for picture in self._pictures:
@@ -249,7 +277,7 @@ class Making:
         return denoise(self._model.pipeline, runs, lockstep=phase.lockstep > 1 or len(runs) > 1, part=part)
 
     def _on_step(self, picture: Picture, step: int, paint: Callable[[], tuple[int, int, bytes]]) -> None:
-        if step < (picture.request.steps or 0):
+        if step < picture.run.steps:
             self._look_at_memory()
         picture.step(step, paint)
 
@@ -282,11 +310,13 @@ class Making:
             seconds={"load": loading, **{str(phase): value for phase, value in times.items()}, "total": total},
             guidance=picture.run.guidance,
             scheduler=type(model.pipeline.modular.scheduler).__name__,
-            predicted=_predicted(picture.plan),
+            predicted=_predicted(picture.plan, models.planner.counted_bytes(picture.plan)),
             components=models.use(model, self._plan),
             reasons=[*picture.run.reasons, *picture.plan.reasons, *self._changes],
             tiling=self._tiling(),
             loras=picture.run.loras,
+            init=picture.run.init,
+            made_steps=picture.run.steps if picture.request.init is not None else None,
         )
         if not self._changes and self._plan.together == 1:
             self._learn(picture, total)
@@ -298,7 +328,7 @@ class Making:
 
     def _tiling(self) -> str:
         """How it was decoded, in words."""
-        tile = next(phase.tile for phase in self._plan.phases if phase.phase is Phase.DECODE)
+        tile = _tile(self._plan)
         return "off" if tile is None else str(self._studio.models.planner.pixels_of(self._model.pipeline.info, tile))
 
     def _learn(self, picture: Picture, total: float) -> None:
@@ -308,8 +338,8 @@ class Making:
             for phase in self._plan.phases
             if not phase.skipped
         }
-        peak = self._studio.accelerator.peak_bytes()
-        self._studio.models.planner.learn(self._info, picture.request, self._plan, measured, total, peak)
+        models = self._studio.models
+        models.planner.learn(self._info, picture.request, self._plan, measured, total, models.peak_bytes)
 
     # -- when memory changes ----------------------------------------------------------------------------------------
 
@@ -320,7 +350,7 @@ class Making:
             return
         now = self._studio.models.budget_of(self._asked)
         taken = self._had - now - round(_UNNOTICED * accelerator.memory()[0])
-        if taken > 0 and self._phase.peak_bytes > self._plan.budget_bytes - taken:
+        if taken > 0 and self._phase.reserved_bytes > self._plan.budget_bytes - taken:
             self._had = now
             self._plan_anew(self._plan.budget_bytes - taken, f"other programs took memory: {in_words(now)} are left")
 
@@ -338,7 +368,7 @@ class Making:
         """
         models, reasons = self._studio.models, [reason]
         folds = any(component.folded_bytes for component in self._plan.components)
-        tile = next(phase.tile for phase in self._plan.phases if phase.phase is Phase.DECODE)
+        tile = _tile(self._plan)
         first, *others = [picture.request for picture in self._pictures]
         formats = formats_of(self._plan)
         plan = partial(
@@ -347,6 +377,7 @@ class Making:
             first,
             budget,
             encoded=True,
+            pictured=first.init is not None,
             formats=formats,
             fold=folds,
             companions=others,
@@ -373,6 +404,11 @@ class Making:
             self._studio.emit(Planned(picture.request.id, self._plan))
 
 
-def _predicted(plan: Plan) -> Prediction:
+def _tile(plan: Plan) -> int | None:
+    """The edge of the VAE's tiles in latent positions; None where it works whole."""
+    return next(phase.tile for phase in plan.phases if phase.phase is Phase.DECODE)
+
+
+def _predicted(plan: Plan, peak: int) -> Prediction:
     planned = {phase.label: phase.seconds for phase in plan.phases if not phase.skipped}
-    return Prediction(plan.total_seconds, plan.peak_bytes, planned)
+    return Prediction(plan.total_seconds, peak, planned)

@@ -28,7 +28,10 @@ class Pace:
         decode = self._planned.get(Phase.DECODE, 0.0)
         match phase:
             case Phase.ENCODE:
-                return self._planned.get(Phase.ENCODE, 0.0) + self.step_seconds * steps_left + decode
+                encode = self._planned.get(Phase.ENCODE, 0.0) + self._planned.get(Phase.IMAGE_ENCODE, 0.0)
+                return encode + self.step_seconds * steps_left + decode
+            case Phase.IMAGE_ENCODE:
+                return self._planned.get(Phase.IMAGE_ENCODE, 0.0) + self.step_seconds * steps_left + decode
             case Phase.DENOISE:
                 return self.step_seconds * steps_left + decode
             case Phase.DECODE:

@@ -5,7 +5,7 @@
 On emulated cards that the planner was told nothing of but what it calibrated. They are slower than this processor, so
 that real arithmetic hides in modelled time, and their rates, link, jitter and allocator are their own. Each first run
 has a home and a card that nobody used before; on one of them further pictures of other texts follow. Peaks are compared
-with what a driver would say: the context, and the segments that the allocator took.
+with what an allocator takes from the driver: its segments, without the driver's context.
 
 On the processor, the first picture of a fresh home as `residency generate` makes it, in a process of its own, without a
 warm-up. Nobody counts activations there, so only seconds are compared.
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.engine.libraries import prepare
-from core.hardware.profile import HardwareProfile
 from core.messages import Event, Finished, Planned, Request
 from core.plans import Phase, Plan, computing_seconds
 from tests.bench.report import load_average, write
@@ -126,7 +125,7 @@ def _runs(size: tuple[int, int, float], number: int, count: int, home: Path) -> 
             seed=number,
         )
     )
-    hardware = load_or_measure(card).profile
+    load_or_measure(card)
     engine = InProcessEngine(accelerator=card)
     engine.start()
     errors = []
@@ -138,14 +137,14 @@ def _runs(size: tuple[int, int, float], number: int, count: int, home: Path) -> 
             seen: list[Event] = []
             result = wait_for(engine, Finished, seen=seen).result
             plan = next(event.plan for event in seen if isinstance(event, Planned))
-            errors.append(_errors(result.seconds, result.peak_device_bytes, plan, hardware))
+            errors.append(_errors(result.seconds, result.peak_device_bytes, plan))
     finally:
         engine.close()
         card.close()
     return errors
 
 
-def _errors(seconds: dict[str, float], driver_bytes: int, plan: Plan, hardware: HardwareProfile) -> Errors:
+def _errors(seconds: dict[str, float], driver_bytes: int, plan: Plan) -> Errors:
     planned = {phase.phase: computing_seconds(phase) for phase in plan.phases if not phase.skipped}
     steps = next(phase.steps for phase in plan.phases if phase.phase is Phase.DENOISE)
     encode = seconds["encode"] / planned[Phase.ENCODE] - 1 if Phase.ENCODE in planned else None
@@ -154,7 +153,7 @@ def _errors(seconds: dict[str, float], driver_bytes: int, plan: Plan, hardware: 
         encode=encode,
         decode=seconds["decode"] / planned[Phase.DECODE] - 1,
         total=seconds["total"] / plan.total_seconds - 1,
-        peak=driver_bytes / (plan.peak_bytes + hardware.context_bytes) - 1,
+        peak=driver_bytes / plan.peak_bytes - 1,
     )
 
 

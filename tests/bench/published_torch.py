@@ -9,7 +9,7 @@ import msgspec
 from core.hardware.profile import HardwareProfile
 from core.models import profile as models
 from core.planning.job import job_of
-from core.planning.simulate import OURS, Behaviour, Simulation, simulate
+from core.planning.simulate import ALLOCATOR, OURS, Behaviour, Simulation, simulate
 from core.planning.solve import solve
 from tests.bench.published import GB, WHOLE, Row, Table, peers, run, shipped
 
@@ -54,6 +54,8 @@ def _forge_bytes(card: HardwareProfile, of: tuple[str, int, int]) -> float:
     phase = next(phase for phase in simulation.phases if phase.label == "denoise")
     end = phase.begin + phase.seconds
     peak = max(record.resident_bytes for record in simulation.ledger if phase.begin < record.seconds < end)
+    begin = (record for record in simulation.ledger if record.seconds == phase.begin)
+    peak -= sum(record.change for record in begin if record.reason == ALLOCATOR)  # it gives such memory back
     return (peak + card.context_bytes) / GB
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from core.hardware import profile as cards
 from core.messages import Phase, UserError
 from core.models import profile as models
-from core.planning.choices import Stages, choices_of, machine_of, roles_of
+from core.planning.choices import Stages, choices_of, roles_of
 from core.planning.decide import decide
+from core.planning.hosting import machine_for
 from core.planning.job import Job, job_of
 from core.planning.options import Options, budget_of, slowest_good
 from core.planning.search import Search
@@ -20,16 +23,28 @@ from core.planning.solve import solve
 GB = 10**9
 
 
-def every(job: Job, hardware: cards.HardwareProfile, options: Options) -> list[tuple[dict[str, str], float, float]]:
-    """(formats, loss, expected seconds) of each choice that fits, searched on its own."""
+class Known(NamedTuple):
+    """A choice that fits, and what it takes; `pace` is the next picture's seconds, `whole` that all stays."""
+
+    formats: dict[str, str]
+    loss: float
+    expected: float
+    pace: float
+    whole: bool
+
+
+def every(job: Job, hardware: cards.HardwareProfile, options: Options) -> list[Known]:
+    """Each choice that fits, searched on its own."""
     known, result = Stages(job, hardware, options), []
     for formats, fold, tile in choices_of(job, hardware, options):
         stages = known.of(formats, fold, tile)
-        machine = machine_of([stage.demands for stage in stages], hardware, options, budget_of(hardware, options))
-        found = Search(stages, machine, job.next, job.warm, job.in_memory).run()
+        machine = machine_for(stages, job.next, hardware, options, budget_of(hardware, options))
+        search = Search(stages, machine, job.next, job.warm, job.in_memory)
+        found, after = search.run(), job.next
         losses = {part.name: part.loss for stage in stages for part in stage.demands}
         if found is not None:
-            result.append((formats, sum(losses.values()), found.expected))
+            pace = (after.text * found.next_text + after.seed * found.next_seed) / (after.text + after.seed)
+            result.append(Known(formats, sum(losses.values()), found.expected, pace, search.whole is not None))
     return result
 
 
@@ -50,15 +65,22 @@ def test_the_best_quality_within_the_preferences_time(model, card, memory, prefe
     assert (decision is None) == (not known)
     if decision is None:
         return
-    limit = slowest_good(min(expected for _, _, expected in known), prefer)
-    loss, expected = min((loss, expected) for _, loss, expected in known if expected <= limit * (1 + 1e-9))
+    limit = slowest_good(min(one.expected for one in known), prefer)
+    denoisers = [name for name, role in roles_of(job.model).items() if role is Phase.DENOISE]
+    groups: dict[tuple[str, ...], list[Known]] = {}
+    for one in known:
+        groups.setdefault(tuple(one.formats[name] for name in denoisers), []).append(one)
+    quickest = min(min(some, key=lambda one: one.expected).pace for some in groups.values())
+    good = [one for one in known if one.expected <= limit * (1 + 1e-9)]
+    if prefer > 0:  # the first loading of what stays whole is no reason for coarser weights
+        good += [one for one in known if one.whole and one.pace <= slowest_good(quickest, prefer)]
+    loss, expected = min((one.loss, one.expected) for one in good)
     assert decision.limit == pytest.approx(limit)
     assert decision.chosen.loss == loss
     assert decision.chosen.found.expected == pytest.approx(expected)
-    denoisers = [name for name, role in roles_of(job.model).items() if role is Phase.DENOISE]
     mine = [decision.chosen.formats[name] for name in denoisers]
     others: dict[tuple[str, ...], float] = {}  # the fastest of each other format of what denoises; () for the rest
-    for formats, _, seconds in known:
+    for formats, _, seconds, *_ in known:
         key = tuple(formats[name] for name in denoisers)
         if formats != decision.chosen.formats:
             key = () if list(key) == mine else key
@@ -92,6 +114,9 @@ def test_what_is_said_of_the_plans_that_lost_is_true(model, card, memory, prefer
         assert ("not faster" in words) == (alternative.loss > plan.loss and slower >= 0)
         if abs(slower) >= 0.01 and "not faster" not in words:
             assert f"{abs(slower):.0%} {'faster' if slower < 0 else 'slower'}" in words
+        assert ("not afterwards" in words) == (
+            "coarser" in words and slower < 0 and alternative.next_seconds >= plan.next_seconds
+        )
         if prefer == 1:
             assert alternative.loss >= plan.loss  # with all the time in the world nothing better is left
     if prefer == 0:  # and with none nothing faster; formats are decided before what shares and hides copies

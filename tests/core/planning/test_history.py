@@ -41,6 +41,16 @@ def test_the_median_of_the_last_runs_corrects_the_next(tmp_path: Path) -> None:
     assert history.pace("other", "g", 64, 64) == {}
 
 
+def test_a_clip_and_a_still_are_told_apart(tmp_path: Path) -> None:
+    history = History(tmp_path / "runs.jsonl")
+    history.add(run_of(2.0))
+    history.add(run_of(5.0, frames=81))
+    history = History(tmp_path / "runs.jsonl")
+    assert history.pace("f", "g", 64, 64) == {"denoise": 2.0}
+    assert history.pace("f", "g", 64, 64, 81) == {"denoise": 5.0}
+    assert history.pace("f", "g", 64, 64, 17) == {}
+
+
 def test_a_corrected_plan_takes_what_was_measured() -> None:
     job, card = job_of(models.load("sdxl")), cards.load("rtx-4090")
     plan, _ = solve(job, card)

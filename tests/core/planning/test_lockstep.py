@@ -64,7 +64,7 @@ class TestGuidedAndUnguided:
         assert (phase.lockstep, phase.passes, phase.steps) == (2, 20, 20)
         assert (denoising(alone).lockstep, denoising(alone).passes) == (1, 40)
         assert plan.together == 1
-        assert plan.link_bytes < 0.6 * alone.link_bytes
+        assert plan.link_bytes < 0.62 * alone.link_bytes  # what comes once is not halved
         assert plan.total_seconds < alone.total_seconds
         assert plan.expected_seconds < alone.expected_seconds
         assert formats_of(plan) == formats_of(alone)
@@ -111,7 +111,7 @@ class TestCompanions:
         assert plan.total_seconds <= 1.2 * alone.total_seconds * 1.01  # slots are settled after the search
         assert plan.total_seconds == pytest.approx(sum(each.seconds for each in plan.phases))
         assert plan.total_seconds / plan.together < 0.6 * alone.total_seconds
-        assert plan.link_bytes < 0.6 * alone.link_bytes
+        assert plan.link_bytes < 0.62 * alone.link_bytes  # what comes once is not halved
         assert formats_of(plan) == formats_of(alone)
         assert plan.peak_bytes <= plan.budget_bytes
         assert any(f"{plan.together} queued pictures go through each streamed block" in each for each in plan.reasons)
@@ -199,8 +199,9 @@ def test_a_plan_for_several_keeps_its_promises(model, link, memory, side, steps,
     plan, _ = solve(job, hardware)
     single, _ = solve(msgspec.structs.replace(job, companions=()), hardware)
     alone, _ = solve(job, hardware, ALONE)
-    assert formats_of(plan) == formats_of(single) == formats_of(alone)
-    assert [phase.tile for phase in plan.phases] == [phase.tile for phase in alone.phases]
+    assert formats_of(plan) == formats_of(single)
+    assert formats_of(single) == formats_of(alone) or single.loss <= alone.loss  # sharing passes may pay for more bits
+    assert [phase.tile for phase in plan.phases] == [phase.tile for phase in single.phases]
     assert single.together == alone.together == 1
     assert 1 <= plan.together <= 1 + len(queued)
     assert all(phase.peak_bytes <= plan.budget_bytes for phase in plan.phases)
@@ -208,9 +209,7 @@ def test_a_plan_for_several_keeps_its_promises(model, link, memory, side, steps,
     assert single.expected_seconds <= alone.expected_seconds * (1 + 1e-9)
     simulation = simulate(plan, job, hardware, Options())
     assert simulation.peak_bytes <= plan.budget_bytes
-    slowest = min(hardware.disk_rate, hardware.link_rate(pinned=False))
-    folded = sum(component.folded_bytes for component in plan.components) / slowest
-    assert simulation.total_seconds == pytest.approx(plan.total_seconds, rel=0.17, abs=0.005 + folded)
+    assert simulation.total_seconds == pytest.approx(plan.total_seconds, rel=0.17, abs=0.005)
     assert simulation.link_bytes == pytest.approx(plan.link_bytes, abs=len(plan.phases))
 
 

@@ -45,6 +45,28 @@ def test_nothing_that_fits_is_faster(
     compare(stages, machine, {"transformer": min(warm, budget)}, slack)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    encoder=one_size,
+    transformer=one_size,
+    seconds=st.tuples(st.floats(0, 3), st.floats(0, 3)),
+    passes=st.integers(1, 20),
+    budget=st.integers(80, 160),
+    hosted=st.tuples(st.integers(0, 120), st.integers(0, 120)),
+    warm=st.integers(0, 200),
+)
+def test_nothing_is_faster_where_some_bytes_come_from_the_disk(
+    encoder, transformer, seconds, passes, budget, hosted, warm
+):
+    stages = [
+        Stage((component("encoder", encoder, 10, seconds[0], True),), 1, 10, True, False),
+        Stage((component("transformer", transformer, 10, seconds[1], True),), passes, 20, False, False),
+    ]
+    kept = tuple(zip(("encoder", "transformer"), hosted, strict=True))
+    machine = Machine(budget, link=40.0, cold=5.0, again=40.0, contention=0.1, slots=2, hosted=kept, disk=5.0)
+    compare(stages, machine, {"transformer": min(warm, budget)})
+
+
 def compare(stages: list[Stage], machine: Machine, warm: dict[str, int], slack: int = 0) -> None:
     """Check a search with trying everything; what it keeps may be `slack` bytes less than the best."""
     chances = Next(0.6, 0.3, 0.1)

@@ -81,11 +81,9 @@ def test_a_plan_keeps_the_budget_and_the_simulation_agrees(model, card, side, st
         assert alternative.formats != {component.name: component.format for component in plan.components}
     simulation = simulate(plan, job, hardware, options)
     assert simulation.peak_bytes <= plan.budget_bytes
-    # two slots leave up to a sixth on the table where copying and computing take equally long; what is folded comes
-    # before the first block, while the plan counts it beside that
-    slowest = min(hardware.disk_rate, hardware.link_rate(pinned=False) or hardware.disk_rate)
-    folded = sum(component.folded_bytes for component in plan.components) / slowest
-    assert simulation.total_seconds == pytest.approx(plan.total_seconds, rel=0.17, abs=0.005 + folded)
+    assert simulation.peak_bytes == pytest.approx(plan.peak_bytes, rel=0.05)
+    # most are within 4 %; a single streamed pass stalls where copying and computing take equally long
+    assert simulation.total_seconds == pytest.approx(plan.total_seconds, rel=0.1, abs=0.005)
     if not encoded:
         assert simulation.ledger[-1].resident_bytes == sum(component.kept_bytes for component in plan.components)
 

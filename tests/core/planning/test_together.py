@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from core.hardware import profile as cards
 from core.messages import Phase
 from core.models.profile import BlockKind, ComponentProfile, Limits, ModelProfile, PhaseNeed, Tensor
-from core.planning.choices import machine_of
 from core.planning.cost import Costs, Found, Machine, Stage, Work
 from core.planning.decide import Candidate, decide
+from core.planning.hosting import machine_for
 from core.planning.job import Companion, Job, Next, job_of
 from core.planning.lockstep import WORTH, in_lockstep
 from core.planning.options import Options
@@ -110,7 +110,7 @@ def test_as_many_as_pay(blocks, size, seconds, activation, encoder, spare, steps
     assume(decision is not None)
     assert decision is not None
     base = decision.chosen
-    machine = machine_of([stage.demands for stage in base.stages], hardware, options, budget * UNIT)
+    machine = machine_for(base.stages, job.next, hardware, options, budget * UNIT)
     assume(base.found.placements[1, "transformer"].way.streamed)
     result = in_lockstep(base, job, hardware, options, budget * UNIT, decision.memories)
 

@@ -10,9 +10,9 @@ import pytest
 from core.engine import InProcessEngine
 from core.engine.client import Client
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.library.queue import JobQueue
 from core.messages import AS_PLANNED, Event, Finished, How, LedgerRecord, Planned, Request
+from tests.cards import emulated
 from tests.events import wait_for
 
 MIB = 2**20
@@ -22,17 +22,7 @@ PROMPTS = ("a red house", "a blue boat", "a castle in the snow", "a tent at nigh
 @pytest.fixture
 def card() -> EmulatedAccelerator:
     """Room for the transformer and its activations, but not for the text encoders beside it while decoding."""
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title="a card of 40 MiB",
-            memory_bytes=40 * MIB,
-            context_bytes=2 * MIB,
-            headroom_bytes=2 * MIB,
-            pinned_rate=2e9,
-            pageable_rate=1e9,
-        )
-    )
+    return emulated(title="a card of 40 MiB", memory_bytes=40 * MIB)
 
 
 @pytest.fixture

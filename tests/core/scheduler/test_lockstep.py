@@ -12,13 +12,13 @@ from core.engine import InProcessEngine
 from core.engine.client import Client
 from core.hardware.calibrate import known
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.hardware.interface import Accelerator
 from core.hardware.profile import HardwareProfile
 from core.library.queue import JobQueue
 from core.messages import Adapter, Cancelled, Event, Failed, Finished, How, Planned, Progress, Request, Result
 from core.plans import Phase, PhasePlan, Plan
 from core.scheduler import planner
+from tests.cards import emulated
 from tests.events import result_of, wait_for
 from tests.tiny_loras import write as write_lora
 from tests.tiny_models import make
@@ -30,17 +30,7 @@ LINK = 20e6  # bytes/s: streaming always takes longer than computing
 
 
 def slow_link() -> EmulatedAccelerator:
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title="a card with a slow link",
-            memory_bytes=512 * MIB,
-            context_bytes=2 * MIB,
-            headroom_bytes=2 * MIB,
-            pinned_rate=LINK,
-            pageable_rate=LINK / 2,
-        )
-    )
+    return emulated(title="a card with a slow link", memory_bytes=512 * MIB, pinned_rate=LINK)
 
 
 def known_link(accelerator: Accelerator) -> HardwareProfile:

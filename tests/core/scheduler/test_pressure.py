@@ -12,9 +12,9 @@ from diffusers import FluxTransformer2DModel
 from core.engine import InProcessEngine
 from core.engine.client import Client
 from core.hardware.emulated import EmulatedAccelerator
-from core.hardware.emulated_card import EmulatedCard
 from core.library.queue import JobQueue
 from core.messages import Event, Failed, Finished, How, LedgerRecord, Phase, Planned, Progress, Request, Result, Started
+from tests.cards import emulated
 from tests.tiny_models import make
 
 MIB = 2**20
@@ -23,17 +23,7 @@ CARD = 512 * MIB  # large enough that the allocator's segments of 20 MiB are sma
 
 
 def new_card() -> EmulatedAccelerator:
-    return EmulatedAccelerator(
-        EmulatedCard(
-            name="card",
-            title="Card under pressure",
-            memory_bytes=CARD,
-            context_bytes=2 * MIB,
-            headroom_bytes=2 * MIB,
-            pinned_rate=8e9,
-            pageable_rate=4e9,
-        )
-    )
+    return emulated(title="Card under pressure", memory_bytes=CARD, pinned_rate=8e9)
 
 
 @pytest.fixture(scope="module")
