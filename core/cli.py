@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import secrets
 import sqlite3
 import sys
@@ -16,9 +17,11 @@ from core.commands.arguments import (
     Device,
     add_device,
     add_how,
+    add_init,
     add_loras,
     add_planning,
     how_of,
+    init_of,
     number,
     pixels,
     whole_number,
@@ -30,11 +33,22 @@ from core.messages import ErrorKind, ResidencyError, UserError
 _EXIT = {ErrorKind.USER: 2, ErrorKind.MODEL_FILE: 2, ErrorKind.INTERNAL: 1}
 
 
+_LONGEST, _SHOWN = 400, 100  # characters of a word: most paths are shorter; what is left of a longer one
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with errors of one sentence."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):  # which argparse also says of a value that looks like an option
+            message = f"{message.rpartition(':')[0]} needs a value, and one that does not begin with a minus"
+        message = shortened(message)
         self.exit(2, f"{message[:1].upper()}{message[1:]}; see `{self.prog} --help`.\n")
+
+
+def shortened(sentence: str) -> str:
+    """A sentence in which words of absurd length, which somebody typed or a file holds, are cut."""
+    return re.sub(rf"(\S{{{_SHOWN}}})\S{{{_LONGEST - _SHOWN},}}", r"\1...", sentence)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--frames", type=whole_number, help="frames of a clip, 1 for a still (default: the model's)")
     generate.add_argument("--out", metavar="FILE", help="the PNG or MP4 to write (default: in the pictures folder)")
     add_loras(generate)
+    add_init(generate)
     add_device(generate)
     add_how(generate)
     generate.add_argument("--show", action="store_true", help="show the picture in the terminal")
@@ -90,7 +105,12 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.set_defaults(run=_doctor)
 
-    inspect = commands.add_parser("inspect", help="what is in a model file or folder")
+    inspect = commands.add_parser(
+        "inspect",
+        help="what is in a model file or folder",
+        description="What is in a model file or folder, and what is wrong with it. The exit code is 2 where something "
+        "is damaged or missing; what merely cannot be used by itself, such as a LoRA, is told, and is no error.",
+    )
     inspect.add_argument("file", metavar="FILE")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
     inspect.set_defaults(run=_inspect)
@@ -104,8 +124,14 @@ def build_parser() -> argparse.ArgumentParser:
     listing = actions.add_parser("list", help="the known models")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
     listing.set_defaults(run=_models_list)
-    adding = actions.add_parser("add", help="remember a model by its name")
-    adding.add_argument("folder", metavar="FOLDER|FILE")
+    adding = actions.add_parser("add", help="remember a model by its name, or by one that you give")
+    adding.add_argument("name", metavar="NAME", nargs="?", default="", help="what to call it; otherwise its own name")
+    adding.add_argument("path", metavar="FOLDER|FILE", help="in diffusers' format, or a .gguf or .safetensors file")
+    adding.add_argument(
+        "--with", dest="base", metavar="MODEL", default="",
+        help="what a file of weights alone has its configs, tokenizers and other networks from; otherwise the known "
+        "model that it fits",
+    )  # fmt: skip
     adding.set_defaults(run=_models_add)
     removing = actions.add_parser("remove", help="forget a model; its files stay")
     removing.add_argument("name", metavar="NAME")
@@ -121,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except ResidencyError as error:
-        print(error, file=sys.stderr)
+        print(shortened(str(error)), file=sys.stderr)
         return _EXIT[error.kind]
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
@@ -163,6 +189,7 @@ def _generate(options: argparse.Namespace) -> int:
         device=Device(options.accelerator, options.gpu, options.vram, options.link),
         how=how_of(options),
         loras=tuple(options.lora),
+        init=init_of(options),
         show=options.show,
         as_json=options.json,
     )
@@ -231,6 +258,7 @@ def _convert(options: argparse.Namespace) -> int:
         asked,
         folders.user_path(options.report) if options.report else None,
         sensitivity=options.sensitivity,
+        importance=options.importance,
         keep_measured=folders.user_path(options.measured) if options.measured else None,
         as_json=options.json,
     )
@@ -251,7 +279,8 @@ def _models_list(options: argparse.Namespace) -> int:
 def _models_add(options: argparse.Namespace) -> int:
     from core.models import catalogue
 
-    print(f"Added {catalogue.add(folders.user_path(options.folder)).name}.")
+    info = catalogue.add(folders.user_path(options.path), options.name, options.base)
+    print(f"Added {info.name}{f', used with {info.base.name}' if info.base else ''}.")
     return 0
 
 

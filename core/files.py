@@ -35,9 +35,15 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk and rename it.
 
+    What is no file (a device, a pipe) is written into, since renaming would put a file in its place.
+
     Raises:
         OSError: the folder cannot be written to or the disk is full; what was at `path` is still there.
     """
+    if is_stream(path):
+        with path.open("wb") as file:
+            write(file)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".", suffix=PART, dir=path.parent)
     temporary = Path(name)
@@ -51,6 +57,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device or a pipe, or what the shell has put behind one, as with /dev/stdout."""
+    own = path.absolute()
+    if own.is_relative_to("/proc") or (own.is_relative_to("/dev") and not own.is_relative_to("/dev/shm")):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _open_to_all(file: Path) -> None:

@@ -22,6 +22,8 @@ def _under_home(name: str) -> Path | None:
 
 def user_path(text: str) -> Path:
     """A path that a person typed, absolute and with `~` replaced. Raises UserError when there can be no such path."""
+    if not text.strip():
+        raise UserError("A name is empty; give that of a file or folder (`.` is the one that you are in).")
     try:
         path = Path(text).expanduser().absolute()
         path.exists()  # a name that is too long or holds a NUL fails here, not in the middle of the work

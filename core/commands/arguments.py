@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core import sizes
-from core.messages import AS_PLANNED, ESTIMATES, OFFLOAD, Adapter, How
+from core.messages import AS_PLANNED, ESTIMATES, OFFLOAD, Adapter, How, Init, UserError
+from core.models.starting import MOST_PIXELS
+
+_LEAST_RATE, _MOST_RATE = 10**6, 2 * 10**12  # bytes a second: the most as core.hardware.profile has it
 
 
 def byte_size(text: str) -> int:
@@ -22,9 +25,11 @@ def byte_size(text: str) -> int:
 
 def byte_rate(text: str) -> float:
     """Bytes per second from `2GB/s`, as argparse wants it."""
+    if re.search(r"[KMGT]i?b(ps|/s(ec)?)?$|bits?(ps|/s(ec)?)?$|[kmgt]bps$", text.strip()):
+        raise argparse.ArgumentTypeError(f"{text} counts bits, 8 of which are a byte; write it in bytes, as in 2GB/s")
     rate = byte_size(re.sub(r"/s(ec)?$", "", text.strip()))
-    if rate <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a rate such as 2GB/s")
+    if not _LEAST_RATE <= rate <= _MOST_RATE:
+        raise argparse.ArgumentTypeError(f"{text} is not a rate such as 2GB/s; give 1MB/s to 2TB/s")
     return float(rate)
 
 
@@ -123,6 +128,33 @@ def add_loras(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_init(parser: argparse.ArgumentParser) -> None:
+    """The picture that a request starts from."""
+    parser.add_argument(
+        "--init",
+        metavar="FILE",
+        help="a picture to start from; without --size the result has its size (rounded to what the model can, and "
+        f"scaled down to at most {MOST_PIXELS} times the model's own pixels), with --size it is scaled until it covers "
+        "that and what sticks out is cut off evenly; transparent places count as white",
+    )
+    parser.add_argument(
+        "--strength",
+        type=number,
+        metavar="0..1",
+        help="how far to go from the picture: near 0 keeps it, 1 keeps nothing (default: the model family's, "
+        "mostly 0.6); so much of the steps is made",
+    )
+
+
+def init_of(options: argparse.Namespace) -> Init | None:
+    """What the options of `add_init` say. Raises UserError where there is a strength, but no picture."""
+    if options.init is None:
+        if options.strength is not None:
+            raise UserError("A strength says how far to go from a picture; name one with --init.")
+        return None
+    return Init(options.init, options.strength)
+
+
 def add_how(parser: argparse.ArgumentParser) -> None:
     """How to run: what a person fixes about the plan (core.messages.How)."""
     parser.add_argument("--prefer", type=share, default=0.5, metavar="0..1", help="0 fastest, 1 best quality")
@@ -200,9 +232,10 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative", default="", metavar="TEXT", help="without one some families do not guide")
     parser.add_argument("--batch", type=whole_number, default=1, help="pictures at once")
     parser.add_argument(
-        "--queued", type=whole_number, default=1, metavar="N", help="so many prompts like this one are asked for"
+        "--queued", type=whole_number, default=1, metavar="N", help="what so many prompts like this one take together"
     )
     add_loras(parser)
+    add_init(parser)
     add_how(parser)
     parser.add_argument("--encoded", action="store_true", help="the text's encoding is cached")
     parser.add_argument("--chart", metavar="FILE.svg", help="write the residency chart")

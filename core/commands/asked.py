@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,29 +12,33 @@ from typing import Any, NamedTuple
 import msgspec
 
 from core import folders
-from core.commands.arguments import how_of
+from core.commands.arguments import how_of, init_of
 from core.hardware import kept
 from core.hardware import profile as cards
 from core.hardware.machine import detect
 from core.hardware.match import processor
-from core.hardware.profile import HardwareProfile
+from core.hardware.profile import TINY_CONTEXT_SHARE, TINY_HEADROOM_SHARE, HardwareProfile
 from core.messages import Adapter, Phase, UserError
 from core.models import catalogue
 from core.models import profile as models
 from core.models.adapters import find, read_adapter
 from core.models.local import profile_of
 from core.models.profile import ModelProfile
+from core.models.starting import start
 from core.planning import chances
 from core.planning.adapters import spread
 from core.planning.demand import compute_format
 from core.planning.how import options_of
 from core.planning.job import Beside, Companion, Job, job_of
-from core.planning.options import Options
+from core.planning.options import Options, engine_for
+from core.planning.starting import from_picture
+from core.sizes import in_words
 
 # Whose cards torch drives by a kind of accelerator.
 _VENDORS = {"cuda": ("nvidia", "amd"), "xpu": ("intel",), "mps": ("apple",)}
 _REFERENCE = "rx-7800-xt"  # the card that is emulated where nobody names another
 _MOST_QUEUED = 1000
+_LEAST_HOST, _MOST_HOST = 200_000_000, 10**14  # bytes, as core.hardware.profile has it
 _KINDS = ("auto", "cpu", *_VENDORS, "emulated")
 
 
@@ -50,7 +55,12 @@ def read(given: argparse.Namespace) -> Asked:
     how = how_of(given)
     model = find_model(given.model)
     hardware = find_hardware(given)
+    init = init_of(given)
     width, height = given.size or (None, None)
+    if init is not None:
+        limits = model.defaults
+        init, size = start(init, model.family, model.title, limits.size_multiple, (limits.width, limits.height))
+        width, height = given.size or size
     job = job_of(
         model,
         width=width,
@@ -63,9 +73,11 @@ def read(given: argparse.Namespace) -> Asked:
         encoded=given.encoded and how.cache,
         following=chances.of_this_user(),
     )
+    if init is not None:
+        job = from_picture(job, init)
     job = msgspec.structs.replace(job, companions=_queued(job, given.queued))
     job = msgspec.structs.replace(job, adapters=_adapters(model, given.lora, hardware))
-    options = options_of(how, model, hardware)
+    options = options_of(how, model, hardware, engine_for(hardware))
     if how.estimate == "dryrun":
         job = _run_dry(given.model, job, hardware, options)
     return Asked(job, hardware, options)
@@ -136,11 +148,20 @@ def find_hardware(given: argparse.Namespace) -> HardwareProfile:
     if given.link is not None:
         changes |= {"pinned_rate": given.link, "staged_rate": min(given.link, hardware.staged_rate or given.link)}
     if given.ram is not None:
+        if not _LEAST_HOST <= given.ram <= _MOST_HOST:
+            raise UserError(f"--ram {in_words(given.ram)} is no machine's memory; give 200MB to 100TB.")
         changes["host_bytes"] = given.ram
     return msgspec.structs.replace(hardware, **changes)
 
 
+def tell_damaged() -> None:
+    """Say on stderr which kept calibrations are of no use, so that others, or assumed rates, are planned with."""
+    for sentence in kept.damaged():
+        print(sentence, file=sys.stderr)
+
+
 def _this_machine(accelerator: str) -> HardwareProfile:
+    tell_damaged()
     if accelerator == "cpu":
         measured = _measured("cpu")
         return measured[-1] if measured else processor(detect())
@@ -159,10 +180,16 @@ def _this_machine(accelerator: str) -> HardwareProfile:
 
 def _emulated(gpu: str | None, vram_bytes: int | None) -> HardwareProfile:
     """The emulated card as it was measured here, else as its data sheet says; its arithmetic is the processor's."""
+    tell_damaged()
     card = cards.load(gpu or _REFERENCE)
     memory = vram_bytes or card.memory_bytes
     alike = [known for known in _measured("emulated") if card.title in known.title and known.memory_bytes == memory]
-    return alike[-1] if alike else msgspec.structs.replace(card, vendor="emulated")
+    if alike:
+        return alike[-1]
+    # a card made tiny still has to have room, as core.hardware.emulated_card gives it
+    context = min(card.context_bytes, memory // TINY_CONTEXT_SHARE)
+    headroom = min(card.headroom_bytes, memory // TINY_HEADROOM_SHARE)
+    return msgspec.structs.replace(card, vendor="emulated", context_bytes=context, headroom_bytes=headroom)
 
 
 def _measured(vendor: str) -> list[HardwareProfile]:
@@ -172,7 +199,7 @@ def _measured(vendor: str) -> list[HardwareProfile]:
         try:
             entry, age = kept.read(file), file.stat().st_mtime
         except (OSError, ValueError):
-            continue  # the engine will measure again, and say so
+            continue  # `tell_damaged` names it
         if entry.profile.vendor == vendor and all(part in entry.key for part in wanted):
             found.append((age, entry.profile))
     return [profile for _, profile in sorted(found, key=lambda pair: pair[0])]

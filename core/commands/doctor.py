@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core import __version__, folders
+from core.hardware import kept
 from core.hardware.disk import disk_class
 from core.hardware.machine import Machine, detect
 from core.hardware.match import best_profile, name_of, title_of
@@ -172,6 +173,7 @@ def _advice(machine: Machine, findings: dict[str, Any]) -> list[str]:
             advice.append(f"The {name} folder {folder['path']} cannot be written to: change its permissions.")
         elif folder["free_bytes"] < _LOW_DISK_BYTES:
             advice.append(f"The disk of the {name} folder has {folder['free_bytes'] / 1e9:.1f} GB left: free some.")
+    advice.extend(kept.damaged())
     advice.extend(f"Model {name}: {problem}" for name, problem in findings["models"].items() if problem)
     return advice
 

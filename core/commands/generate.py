@@ -13,6 +13,8 @@ import msgspec
 
 from core import folders
 from core.commands.arguments import Device
+from core.commands.outputs import check_output
+from core.hardware import kept
 from core.library import metadata
 from core.library.index import Library, new_file
 from core.messages import (
@@ -24,6 +26,7 @@ from core.messages import (
     Failed,
     Finished,
     How,
+    Init,
     ModelFileError,
     Phase,
     Progress,
@@ -45,6 +48,7 @@ _KINDS: dict[ErrorKind, type[ResidencyError]] = {
 _WORDS = {
     Phase.LOAD: "loading",
     Phase.ENCODE: "reading the prompt",
+    Phase.IMAGE_ENCODE: "reading the picture",
     Phase.DENOISE: "painting",
     Phase.DECODE: "developing",
     Phase.SAVE: "saving",
@@ -66,6 +70,7 @@ def generate(
     device: Device,
     how: How,
     loras: tuple[Adapter, ...],
+    init: Init | None,
     show: bool,
     as_json: bool,
 ) -> int:
@@ -82,15 +87,19 @@ def generate(
         frames=frames,
         how=how,
         loras=loras,
+        init=init,
     )
     if importlib.util.find_spec("torch") is None:
         raise UserError("The engine is not installed; install it with `pip install residency-studio[engine]`.")
     made = _check_early(request).frames or 1
     if out is not None:
         path = folders.user_path(out)
+        check_output(path)
     else:
         path = new_file(folders.pictures(), request, metadata.suffix_of(made))
     metadata.check_writable(path, made)
+    for sentence in kept.damaged():
+        print(sentence, file=sys.stderr)
     result = _run(msgspec.structs.replace(request, out=str(path)), device, ProgressBar(sys.stderr))
     if out is None:
         _file(result)

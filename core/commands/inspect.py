@@ -8,31 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from core.messages import ModelFileError, UserError
-from core.models.checkpoint import Checkpoint, open_checkpoint
+from core.models.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from core.models.folder import INDEX, read_folder
 from core.models.gguf_header import LongArray, Value, read_gguf
 from core.models.info import ComponentInfo
 from core.models.single import BYTES, ERRORS, LAYOUTS, TEXT
 from core.models.stored import NAMES, Stored, stored_tensors
+from core.sizes import in_words
 
 _SHOWN = 60  # characters of a metadata value in the table
+_DAMAGED = 2  # the exit code of a file's error
 _WORST = 5  # tensors whose errors are in the table
 
 
 def inspect(path: Path, *, as_json: bool) -> int:
-    """Print components with tensors, parameters and bytes by type. Raises UserError for a path that is no model."""
+    """Print components with tensors, parameters and bytes by type; 2 where something is damaged or missing, else 0.
+
+    Raises:
+        UserError: the path is no model.
+    """
     if not path.exists():
         raise UserError(f"{path} does not exist; give a model folder, a .safetensors or a .gguf file.")
     report = _folder(path) if (path / "model_index.json").is_file() else _file(path)
+    code = _DAMAGED if report["damaged"] else 0
     if as_json:
         print(json.dumps(report))
-        return 0
+        return code
     print(f"{report['kind']}: {report['family'] or 'unknown family'}")
     for name, component in report["components"].items():
-        types = ", ".join(f"{kind} {_size(count)}" for kind, count in component["types"].items())
+        types = ", ".join(f"{kind} {in_words(count)}" for kind, count in component["types"].items())
         print(
             f"  {name:18} {component['tensors']:5} tensors {component['parameters'] / 1e6:10.2f} M parameters "
-            f"{_size(component['bytes']):>9}  {types}"
+            f"{in_words(component['bytes']):>9}  {types}"
             + (f"  ({component['layout']} names)" if "layout" in component else "")
         )
     for key, value in report["metadata"].items():
@@ -40,12 +47,14 @@ def inspect(path: Path, *, as_json: bool) -> int:
         print(f"  {key} = {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}")
     if files := report.get("files"):
         print(f"  with {len(files)} configs and tokenizers, so that nothing is needed beside it")
+    elif report["family"] and not path.is_dir():
+        print("  weights alone, which are used with a model like it (residency models add FILE --with MODEL)")
     worst = sorted(report.get("errors", {}).items(), key=lambda item: -item[1])[:_WORST]
     for name, error in worst:
         print(f"  error {error:.2%} in {name}")
     for problem in report["problems"]:
         print(f"  problem: {problem}")
-    return 0
+    return code
 
 
 def _folder(path: Path) -> dict[str, Any]:
@@ -63,6 +72,7 @@ def _folder(path: Path) -> dict[str, Any]:
         "components": components,
         "metadata": {"name": info.name, "fingerprint": info.fingerprint},
         "problems": [],
+        "damaged": False,
     }
 
 
@@ -83,6 +93,7 @@ def _file(path: Path) -> dict[str, Any]:
         "metadata": {key: _plain(value) for key, value in checkpoint.metadata.items() if key != ERRORS},
         "errors": _errors(path, checkpoint),
         "problems": _problems(checkpoint),
+        "damaged": False,
     }
 
 
@@ -114,6 +125,7 @@ def _whole(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         "files": files,
         "errors": _errors(path, checkpoint),
         "problems": problems,
+        "damaged": bool(problems),
     }
 
 
@@ -149,18 +161,14 @@ def _problems(checkpoint: Checkpoint) -> list[str]:
     """What a reader of the file should know although it is not damaged."""
     if not checkpoint.tensors:
         return ["it holds no tensors."]
-    if any(name.endswith((".lora_A.weight", ".lora_down.weight")) for name in checkpoint.tensors):
+    if is_adapter(checkpoint.tensors):
         return ["it is an adapter (LoRA), which changes a model and is none."]
     return []
 
 
 def _damaged(kind: str, error: ModelFileError) -> dict[str, Any]:
-    return {"kind": kind, "family": "", "components": {}, "metadata": {}, "problems": [str(error)]}
+    return {"kind": kind, "family": "", "components": {}, "metadata": {}, "problems": [str(error)], "damaged": True}
 
 
 def _plain(value: Value) -> Any:
     return f"{value.count} entries" if isinstance(value, LongArray) else value
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from core import folders
+from core.commands.arguments import how_of
 from core.commands.asked import read
+from core.commands.outputs import check_output
 from core.files import write_atomically
 from core.hardware import profile as cards
 from core.hardware.profile import HardwareProfile
@@ -20,6 +22,7 @@ from core.planning import chart
 from core.planning.explain import seconds
 from core.planning.history import History, errors
 from core.planning.job import Job
+from core.planning.queue import queue_of
 from core.planning.simulate import Simulation
 from core.planning.simulate import simulate as run_simulation
 from core.planning.solve import solve
@@ -31,15 +34,20 @@ from core.sizes import in_words
 def plan(options: argparse.Namespace) -> int:
     """Print the plan of a request; with `--chart`, draw its simulation."""
     if options.gpu == "list":
-        return _list_cards()
+        return _list_cards(as_json=options.json)
     if options.accuracy:
         return _accuracy(as_json=options.json)
+    chart_file = _chart_file(options)
     job, hardware, wanted = read(options)
     decided, alternatives = solve(job, hardware, wanted)
-    if options.chart:
-        _write_chart(Path(options.chart), decided, run_simulation(decided, job, hardware, wanted), job, hardware)
+    if chart_file is not None:
+        _write_chart(chart_file, decided, run_simulation(decided, job, hardware, wanted), job, hardware)
+    more: dict[str, Any] = {}
+    if job.companions:
+        more["queue"] = queue = queue_of(decided, job, hardware, wanted, cache=how_of(options).cache)
+        decided = msgspec.structs.replace(decided, reasons=(*decided.reasons, queue.words))
     if options.json:
-        print(msgspec.json.encode(report(decided, alternatives, hardware)).decode())
+        print(msgspec.json.encode(report(decided, alternatives, hardware) | more).decode())
     else:
         _print(decided, alternatives, job, hardware)
     return 0
@@ -48,12 +56,13 @@ def plan(options: argparse.Namespace) -> int:
 def simulate(options: argparse.Namespace) -> int:
     """Run the plan of a request in virtual time and print its phases and, as JSON, its ledger."""
     if options.gpu == "list":
-        return _list_cards()
+        return _list_cards(as_json=options.json)
+    chart_file = _chart_file(options)
     job, hardware, wanted = read(options)
     decided, alternatives = solve(job, hardware, wanted)
     simulation = run_simulation(decided, job, hardware, wanted)
-    if options.chart:
-        _write_chart(Path(options.chart), decided, simulation, job, hardware)
+    if chart_file is not None:
+        _write_chart(chart_file, decided, simulation, job, hardware)
     if options.json:
         data = report(decided, alternatives, hardware)
         simulated = {phase.label: phase for phase in simulation.phases}
@@ -70,10 +79,11 @@ def simulate(options: argparse.Namespace) -> int:
         print(msgspec.json.encode(data).decode())
     else:
         print(f"{job.model.title} on {hardware.title}, in virtual time")
+        label = max(14, *(len(phase.label) for phase in simulation.phases))
         for phase in simulation.phases:
-            print(f"  {phase.label:14} {seconds(phase.seconds):>10}   {seconds(phase.step_seconds):>9} a step")
+            print(f"  {phase.label:{label}} {seconds(phase.seconds):>13}   {seconds(phase.step_seconds):>13} a step")
         print(
-            f"  {'together':14} {seconds(simulation.total_seconds):>10}   peak {in_words(simulation.peak_bytes)}, "
+            f"  {'together':{label}} {seconds(simulation.total_seconds):>13}   peak {in_words(simulation.peak_bytes)}, "
             f"{in_words(simulation.link_bytes)} over the link, {len(simulation.ledger)} ledger records"
         )
     return 0
@@ -89,10 +99,13 @@ def report(decided: Plan, alternatives: list[Alternative], hardware: HardwarePro
         "next_prompt_seconds": decided.next_seconds,
         "expected_seconds": decided.expected_seconds,
         "peak_device_bytes": decided.peak_bytes,
+        "reserved_bytes": decided.reserved_bytes,
+        "peak_weight_bytes": decided.peak_weight_bytes,
         "link_bytes": decided.link_bytes,
         "together": decided.together,
         "quality_loss": decided.loss,
         "pinned": decided.pinned,
+        "hosted": decided.hosted,
         "calibrated": hardware.calibrated,
         "components": {
             component.name: {
@@ -121,6 +134,7 @@ def report(decided: Plan, alternatives: list[Alternative], hardware: HardwarePro
                 "tile": phase.tile,
                 "skipped": phase.skipped,
                 "peak_device_bytes": phase.peak_bytes,
+                "reserved_bytes": phase.reserved_bytes,
             }
             for phase in decided.phases
         ],
@@ -130,25 +144,29 @@ def report(decided: Plan, alternatives: list[Alternative], hardware: HardwarePro
 
 
 def _print(decided: Plan, alternatives: list[Alternative], job: Job, hardware: HardwareProfile) -> None:
-    frames = f", {job.frames} frames" if job.frames > 1 else ""
-    print(f"{job.model.title} on {hardware.title}: {job.width}x{job.height}{frames}, {job.steps} steps")
+    print(f"{job.model.title} on {hardware.title}: {_size(job)}, {job.steps} steps")
     print(
         f"this prompt {seconds(decided.total_seconds)} with loading, the next {seconds(decided.next_seconds)}; "
-        f"peak {in_words(decided.peak_bytes)} of {in_words(decided.budget_bytes)} that may be used\n"
+        f"peak {in_words(decided.peak_bytes)} of {in_words(decided.budget_bytes)} that may be used"
     )
+    if decided.reserved_bytes > decided.peak_bytes:
+        print(f"{in_words(decided.reserved_bytes)} are reserved: the next prompt may need what this one does not load")
+    print()
     heads = ("phase", "seconds", "a step", "resident", "streamed", "slots", "activations", "peak")
-    print("{:14}{:>10}{:>10}{:>11}{:>11}{:>7}{:>13}{:>10}".format(*heads))
+    label = max(14, *(len(phase.label) + 2 for phase in decided.phases))
+    print(f"{heads[0]:{label}}" + "{:>13}{:>13}{:>11}{:>11}{:>7}{:>13}{:>10}".format(*heads[1:]))
     for phase in decided.phases:
         print(
-            f"{phase.label:14}{'cached' if phase.skipped else seconds(phase.seconds):>10}"
-            f"{seconds(phase.step_seconds):>10}{in_words(phase.resident_bytes):>11}"
+            f"{phase.label:{label}}{'cached' if phase.skipped else seconds(phase.seconds):>13}"
+            f"{seconds(phase.step_seconds):>13}{in_words(phase.resident_bytes):>11}"
             f"{in_words(phase.streamed_bytes) if phase.streamed_bytes else '-':>11}{phase.slots or '-':>7}"
             f"{in_words(phase.activation_bytes):>13}{in_words(phase.peak_bytes):>10}"
         )
-    print("\n{:18}{:>8}{:>11}{:>23}".format("component", "format", "bytes", "stays between prompts"))
+    wide = max(18, *(len(component.name) + 2 for component in decided.components))
+    print(f"\n{'component':{wide}}" + "{:>8}{:>11}{:>23}".format("format", "bytes", "stays between prompts"))
     for component in decided.components:
         print(
-            f"{component.name:18}{component.format:>8}{in_words(component.bytes):>11}"
+            f"{component.name:{wide}}{component.format:>8}{in_words(component.bytes):>11}"
             f"{in_words(component.kept_bytes) if component.kept_bytes else 'nothing':>23}"
         )
     print()
@@ -163,7 +181,8 @@ def _print(decided: Plan, alternatives: list[Alternative], job: Job, hardware: H
         formats = ", ".join(
             f"{name} {value}"
             for name, value in alternative.formats.items()
-            if value != (held := decided.component(name).format) and (FORMATS[value].packed or FORMATS[held].packed)
+            if value != (held := decided.component(name).format)
+            and (FORMATS[value].held_packed or FORMATS[held].held_packed)
         )
         print(
             f"- {formats or 'the same formats'}: {seconds(alternative.total_seconds)}, next "
@@ -171,14 +190,29 @@ def _print(decided: Plan, alternatives: list[Alternative], job: Job, hardware: H
         )
 
 
+def _size(job: Job) -> str:
+    """Of what is made: pixels and frames, or seconds of sound."""
+    if job.model.defaults.positions_per_second is not None:
+        return f"{job.model.defaults.seconds or 1.0:g} s of sound"
+    return f"{job.width}x{job.height}" + (f", {job.frames} frames" if job.frames > 1 else "")
+
+
 def _record(record: LedgerRecord) -> dict[str, Any]:
     return {key: value for key, value in msgspec.to_builtins(record).items() if key != "type"}
 
 
+def _chart_file(options: argparse.Namespace) -> Path | None:
+    """Where the chart goes. Raises UserError where it cannot be written."""
+    if options.chart is None:
+        return None
+    path = folders.user_path(options.chart)
+    check_output(path, ".svg", "charts")
+    return path
+
+
 def _write_chart(path: Path, decided: Plan, simulation: Simulation, job: Job, hardware: HardwareProfile) -> None:
-    title = f"{job.model.title} on {hardware.title}, {job.width}x{job.height}, {job.steps} steps"
+    title = f"{job.model.title} on {hardware.title}, {_size(job)}, {job.steps} steps"
     text = chart.svg(simulation, decided, title)
-    path = folders.user_path(str(path))
     try:
         write_atomically(path, lambda file: file.write(text.encode()))
     except OSError as error:
@@ -214,8 +248,13 @@ def _accuracy(*, as_json: bool) -> int:
     return 0
 
 
-def _list_cards() -> int:
-    for name in cards.names():
-        card = cards.load(name)
+def _list_cards(*, as_json: bool) -> int:
+    known = [cards.load(name) for name in cards.names()]
+    if as_json:
+        fields = ("name", "title", "memory_bytes", "link")
+        listed = [{field: getattr(card, field) for field in fields} for card in known]
+        print(msgspec.json.encode({"cards": listed}).decode())
+        return 0
+    for name, card in zip(cards.names(), known, strict=True):
         print(f"{name:22} {card.title:36} {card.memory_bytes / 2**30:6.0f} GiB  {card.link}")
     return 0

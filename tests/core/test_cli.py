@@ -36,7 +36,7 @@ def residency(*words: object, **environment: str) -> subprocess.CompletedProcess
 
 @pytest.mark.slow
 def test_generate_prints_one_object_and_writes_what_it_says(tiny: Tiny, tmp_path: Path) -> None:
-    out = tmp_path / "new folder" / "a.png"
+    out = tmp_path / "a.png"
     options = ("--model", tiny("flux"), "--size", "64x48", "--steps", 2, "--seed", 7, "--out", out, "--json")
     run = residency("generate", "a red house", *options)
     assert run.returncode == 0, run.stderr
@@ -94,7 +94,7 @@ def test_generate_makes_clips(tiny: Tiny, tmp_path: Path) -> None:
         (["generate", "a", "--size", "wide"], "not a size"),
         (["generate", "a", "--size", "999999x999999"], "multiple of 16|too large"),
         (["generate", "a", "--model", "flux-shnell"], "no model called flux-shnell"),
-        (["generate", "a", "--model", "/nowhere/at/all"], "not a folder"),
+        (["generate", "a", "--model", "/nowhere/at/all"], "does not exist"),
         (["generate", "a", "--out", "a.jpg"], r"a\.jpg does not end in \.png"),
         (["generate", "a", "--out", "/"], "is a folder"),
         (["generate", "a", "--out", "~nobody-of-that-name/a.png"], "not a usable path"),
@@ -124,7 +124,7 @@ def test_generate_makes_clips(tiny: Tiny, tmp_path: Path) -> None:
         (["paint"], "invalid choice"),
         (["inspect", "/nowhere"], "does not exist"),
         (["models", "remove", "nothing"], "not among the models"),
-        (["models", "add", "/nowhere"], "not a folder"),
+        (["models", "add", "/nowhere"], "does not exist"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
@@ -169,7 +169,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pa
     (tmp_path / "file").write_text("in the way")
     run = residency("generate", "a", "--out", tmp_path / "file" / "a.png")
     assert run.returncode == 2
-    assert "cannot be written" in run.stderr
+    assert "is no folder" in run.stderr
+    missing = residency("generate", "a", "--out", tmp_path / "none" / "a.png")
+    assert missing.returncode == 2
+    assert "does not exist" in missing.stderr
+    assert not (tmp_path / "none").exists()
     assert len(run.stderr.strip().splitlines()) == 1
 
 
@@ -187,7 +191,7 @@ def test_inspect_lists_components_and_problems(tiny: Tiny, capsys: pytest.Captur
 
     broken = Path(shutil.copytree(tiny("sdxl"), tmp_path / "broken"))
     (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
-    assert cli.main(["inspect", str(broken), "--json"]) == 0
+    assert cli.main(["inspect", str(broken), "--json"]) == 2
     assert "unet" in json.loads(capsys.readouterr().out)["problems"][0]
 
 

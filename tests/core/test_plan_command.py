@@ -99,7 +99,10 @@ def test_queued_prompts_go_through_streamed_blocks_together(capsys: pytest.Captu
     assert alone["together"] == 1 < queued["together"]
     assert [phase["lockstep"] for phase in queued["phases"]] == [1, queued["together"], 1]
     assert queued["link_bytes"] < alone["link_bytes"]
-    assert report(capsys, *words, "--queued", "9", "--no-lockstep") == report(capsys, *words, "--no-lockstep")
+    apart, one = report(capsys, *words, "--queued", "9", "--no-lockstep"), report(capsys, *words, "--no-lockstep")
+    assert apart.pop("queue")["jobs"] == 9
+    assert apart.pop("reasons")[:-1] == one.pop("reasons")
+    assert apart == one
     code, out, _ = run(capsys, "simulate", *words, "--queued", "9", "--json")
     assert code == 0
     assert json.loads(out)["link_bytes"] == pytest.approx(queued["link_bytes"], abs=3)
@@ -192,7 +195,7 @@ def test_every_card_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (("--model", "flux-snell", "--gpu", "rtx-3060"), "did you mean flux-schnell"),
         (("--model", "flux-schnell", "--gpu", "rtx-3060", "--vram", "2GB"), "needs at least"),
         (("--model", "flux-schnell", "--gpu", "rtx-3060", "--vram", "1MB"), "Nothing is left"),
-        (("--gpu", "rtx-3060", "--vram", "-5GB"), "expected one argument"),
+        (("--gpu", "rtx-3060", "--vram", "-5GB"), "needs a value"),
         (("--gpu", "rtx-3060", "--vram", "lots"), "is not a size such as 12GB"),
         (("--gpu", "rtx-3060", "--link", "0GB/s"), "is not a rate"),
         (("--gpu", "rtx-3060", "--steps", "0"), "0 steps are not possible"),
@@ -220,7 +223,7 @@ def test_every_card_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
                 "--model",
                 "./nowhere",
             ),
-            "is not a folder",
+            "does not exist",
         ),
         (("--gpu", "rtx-3060", "--format", "motor=Q8_0"), "has no component called motor"),
         (("--gpu", "rtx-3060", "--slots", "1"), "slots are not possible"),
@@ -228,7 +231,19 @@ def test_every_card_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (("--gpu", "rtx-3060", "--offload", "everything"), "invalid choice"),
         (("--model", "flux-dev", "--gpu", "rtx-3060", "--vram", "9GB", "--offload", "none"), "needs at least"),
         (("--gpu", "rtx-3060", "--tile", "1"), "A tile of 1 is not possible"),
-        (("--gpu", "rtx-3060", "--chart", "/proc/nowhere/a.svg"), "cannot be written"),
+        (("--gpu", "rtx-3060", "--chart", "/proc/nowhere/a.svg"), "does not exist"),
+        (("--gpu", "rtx-3060", "--chart", "/proc"), "is a folder"),
+        (("--gpu", "rtx-3060", "--chart", "model.gguf"), "does not end in .svg"),
+        (("--gpu", "rtx-3060", "--model", ""), "A name is empty"),
+        (("--gpu", "rtx-3060", "--link", "12Gb/s"), "counts bits"),
+        (("--gpu", "rtx-3060", "--link", "10Gbps"), "counts bits"),
+        (("--gpu", "rtx-3060", "--link", "1B/s"), "give 1MB/s to 2TB/s"),
+        (("--gpu", "rtx-3060", "--link", "-5GB/s"), "does not begin with a minus"),
+        (("--gpu", "rtx-3060", "--ram", "0"), "no machine's memory"),
+        (("--gpu", "rtx-3060", "--guidance", "-5"), "makes no sense; choose from 0 to 100"),
+        (("--gpu", "rtx-3060", "--guidance", "1e308"), "makes no sense; choose from 0 to 100"),
+        (("--gpu", "rtx-3060", "--size", "16384x1024"), "8192 is the nearest"),
+        (("--gpu", "rtx-3060", "--size", "8192x8192"), "too large; at most 8192 a side and 16 megapixels"),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "simulate"])
@@ -262,3 +277,87 @@ def test_every_shipped_model_can_be_planned_on_the_reference_card(capsys: pytest
         assert code == 0 or "needs at least" in err, (name, err)
         if code == 0:
             assert json.loads(out)["peak_device_bytes"] > 0
+
+
+def test_names_of_absurd_length_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("--gpu", "x" * 5000), ("--format", f"transformer={'x' * 5000}"), ("--steps", "y" * 5000)):
+        code, _, err = run(capsys, "plan", "--gpu", "rtx-3060", *words)
+        assert code == 2
+        assert "..." in err
+        assert len(err) < 600
+
+
+def test_the_list_of_cards_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("plan", "simulate"):
+        code, out, _ = run(capsys, command, "--gpu", "list", "--json")
+        assert code == 0
+        listed = {card["name"]: card for card in json.loads(out)["cards"]}
+        assert set(listed) == set(cards.names())
+        assert listed["rx-7800-xt"]["memory_bytes"] == 16 * 2**30
+
+
+@pytest.mark.usefixtures("home")
+def test_a_damaged_calibration_is_named_and_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    code, healthy, err = run(capsys, "plan", "--accelerator", "cpu", "--json")
+    assert (code, err) == (0, "")
+    kept.folder().mkdir(parents=True)
+    broken = kept.folder() / "a.json"
+    broken.write_text("{broken")
+    code, out, err = run(capsys, "plan", "--accelerator", "cpu", "--json")
+    assert code == 0
+    assert out == healthy
+    assert str(broken) in err
+    assert "is ignored" in err
+    assert len(err.splitlines()) == 1
+    code, out, _ = run(capsys, "doctor", "--json")
+    assert code == 2
+    assert any(str(broken) in problem for problem in json.loads(out)["problems"])
+    broken.unlink()
+    code, _, err = run(capsys, "plan", "--accelerator", "cpu", "--json")
+    assert err == ""
+
+
+def test_a_plan_for_the_processor_is_what_the_engine_makes_there(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "plan", "--accelerator", "cpu", "--json")
+    assert code == 0
+    planned = json.loads(out)
+    assert all(component["folded_bytes"] == 0 for component in planned["components"].values())
+    assert all(phase["streamed_bytes"] == 0 for phase in planned["phases"])
+    code, out, err = run(capsys, "plan", "--accelerator", "cpu", "--format", "transformer=Q4_K")
+    assert (code, out) == (2, "")
+    assert "cannot hold packed weights such as Q4_K" in err
+
+
+def test_a_step_means_the_same_in_the_simulation(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", "flux-schnell", "--gpu", "rx-7800-xt", "--steps", "4", "--json")
+    planned, simulated = (json.loads(run(capsys, command, *words)[1]) for command in ("plan", "simulate"))
+    for one, other in zip(planned["phases"], simulated["phases"], strict=True):
+        assert other["step_seconds"] == pytest.approx(one["step_seconds"], rel=0.1)
+    encode = simulated["phases"][0]
+    assert encode["step_seconds"] < 0.5 * encode["seconds"]  # most of it is loading
+
+
+def test_a_queue_is_counted_as_a_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", "flux-dev", "--gpu", "rtx-3060", "--format", "text_encoder_2=BF16", "--json")
+    alone = json.loads(run(capsys, "plan", *words)[1])
+    assert "queue" not in alone
+    planned = json.loads(run(capsys, "plan", *words, "--queued", "10")[1])
+    queue = planned["queue"]
+    assert queue["jobs"] == 10
+    assert 0 < queue["read_ahead"] <= 9
+    assert alone["total_seconds"] < queue["total_seconds"] <= queue["apart_seconds"]
+    assert queue["link_bytes"] < queue["apart_link_bytes"]
+    assert any(reason.startswith("10 queued prompts take") for reason in planned["reasons"])
+    by_itself = json.loads(run(capsys, "plan", *words, "--queued", "10", "--no-cache")[1])["queue"]
+    assert by_itself["read_ahead"] == 0
+    assert by_itself["link_bytes"] == by_itself["apart_link_bytes"]
+
+
+def test_what_is_impossible_says_why_and_what_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = run(capsys, "plan", "--model", "wan22-a14b", "--gpu", "rx-6600")
+    assert "has no memory-efficient attention" in err
+    assert " frames at " in err
+    words = ("--model", "flux-dev", "--gpu", "rtx-3060", "--vram", "2GB")
+    _, _, err = run(capsys, "plan", *words)
+    assert "with --headroom (now 1.0 GB)" in err
+    assert run(capsys, "plan", *words, "--headroom", "100MB")[0] == 0
