@@ -19,6 +19,8 @@ os.environ["QT_QPA_PLATFORM"] = "offscreen"
 os.environ["HF_HUB_OFFLINE"] = "1"
 _home = Path(tempfile.mkdtemp(prefix="residency-tests-"))
 os.environ["RESIDENCY_HOME"] = str(_home)  # child processes inherit it; a test that needs its own sets it again
+# What is compiled for the processor is shared by all tests and their child processes: it takes seconds each time.
+os.environ["NUMBA_CACHE_DIR"] = str(_home / "numba")
 
 
 def pytest_unconfigure() -> None:

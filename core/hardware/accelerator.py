@@ -181,6 +181,11 @@ class TorchAccelerator:
     def catch_up(self) -> None:
         """Nothing to do: eager kernels go to the compute queue's stream."""
 
+    @property
+    def context_bytes(self) -> int | None:
+        """Unknown: no torch call tells."""
+        return None
+
     def peak_bytes(self) -> int:
         """The most that torch's allocator took from the driver since `reset_peak`; 0 where torch does not count.
 

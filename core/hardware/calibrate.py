@@ -286,9 +286,8 @@ def _base(accelerator: Accelerator) -> HardwareProfile:
         # what budget_bytes leaves of the free memory; there is nothing cached now
         "headroom_bytes": max(0, free - accelerator.budget_bytes()),
     }
-    context = accelerator.peak_bytes()
-    if context and not accelerator.held_bytes():
-        seen["context_bytes"] = context
+    if accelerator.context_bytes is not None:
+        seen["context_bytes"] = accelerator.context_bytes
     if known is not None:
         return msgspec.structs.replace(known, **seen)
     if not accelerator.unified:

@@ -186,6 +186,11 @@ class EmulatedAccelerator:
         if self.eager:
             self.compute_queue.synchronize()
 
+    @property
+    def context_bytes(self) -> int | None:
+        """The card's own."""
+        return self.card.context_bytes
+
     def peak_bytes(self) -> int:
         """The reserve at its highest, without the driver's context, which torch never counts."""
         self._kernels.drain()

@@ -218,6 +218,11 @@ class Accelerator(Protocol):
         """
         ...
 
+    @property
+    def context_bytes(self) -> int | None:
+        """What the driver itself takes of the device for this process, beside all that is allocated; None: unknown."""
+        ...
+
     def peak_bytes(self) -> int:
         """The most that was taken from the driver for us since `reset_peak`; 0 where nobody counts.
 

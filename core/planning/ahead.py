@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from core.hardware.segments import segment_bytes
 from core.planning.cost import Costs, Machine, Stage
 from core.planning.decide import Candidate
 from core.planning.demand import Demand
@@ -128,7 +129,9 @@ class _Timeline:
                 saved, slowed = self._gain(t, part, placement, size), self._slowed(part.name, size)
                 if not size or saved <= slowed:
                     continue
-                extra = max(0, size - reserved)
+                extra = max(0, segment_bytes(size) - reserved)
+                if extra > room:
+                    continue
                 idle, room = idle - size / self._rate(part.name), room - extra
                 self.ahead[s][part.name] = size
                 self.early[t, part.name] = self.early.get((t, part.name), 0) + size

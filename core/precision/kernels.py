@@ -54,7 +54,9 @@ def decode_blocks(blocks: Tensor, entry: Format, out: Tensor) -> None:
 
 def uses_kernel(device: torch.device, entry: Format, dtype: torch.dtype) -> bool:
     """Whether `decode_blocks` launches a kernel there."""
-    return available(device) and entry.name not in choice.eager_on(device) and _proof(device, entry, dtype)
+    # F8 is held, but no kernel decodes it: core.precision.decode_f8
+    usable = entry.packed and available(device) and entry.name not in choice.eager_on(device)
+    return usable and _proof(device, entry, dtype)
 
 
 def choose(blocks: Tensor, entry: Format, dtype: torch.dtype) -> None:
@@ -63,7 +65,7 @@ def choose(blocks: Tensor, entry: Format, dtype: torch.dtype) -> None:
     Where there is only eager, nothing is measured.
     """
     device = blocks.device
-    if not (available(device) and _proof(device, entry, dtype)):
+    if not (entry.packed and available(device) and _proof(device, entry, dtype)):
         return
     out = torch.empty((len(blocks), entry.block_elements), dtype=dtype, device=device)
     by_kernel = seconds(device, partial(launch, blocks, entry, out))

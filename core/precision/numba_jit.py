@@ -37,7 +37,9 @@ if platform.machine() in ("x86_64", "AMD64") and not llvm.get_host_cpu_features(
 
 
 def _cache() -> bool:
-    """Have numba keep what it compiles in our cache folder; whether that can be written to."""
+    """Have numba keep what it compiles in our cache folder, or in that of NUMBA_CACHE_DIR; whether that can be."""
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return True
     sources = hashlib.sha256()
     try:
         for path in sorted(Path(__file__).parent.glob("numba_*.py")):

@@ -51,7 +51,7 @@ def test_activations_run_out_of_memory(card: EmulatedAccelerator) -> None:
             torch.empty(40 * MIB, dtype=torch.uint8)
         del kept
         torch.empty(40 * MIB, dtype=torch.uint8)
-    assert card.peak_bytes() >= 44 * MIB
+    assert card.peak_bytes() >= 40 * MIB
 
 
 def test_operations_take_no_less_than_the_card_needs(card: EmulatedAccelerator) -> None:

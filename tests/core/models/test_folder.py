@@ -118,7 +118,7 @@ def test_a_damaged_index_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_what_is_no_model_is_the_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a folder"):
+    with pytest.raises(UserError, match="does not exist"):
         read_folder(tmp_path / "missing")
     with pytest.raises(UserError, match=r"model_index\.json"):
         read_folder(tmp_path)

@@ -51,7 +51,8 @@ def test_the_transformer_comes_while_a_warm_encoder_computes() -> None:
     assert 4 * GB < brought < plan.component("transformer").bytes
     # no more than the link can bring meanwhile, and it has its place in the phase
     assert brought <= encode.seconds * ROOMY.link_rate(pinned=plan.pinned)
-    assert encode.reserved_bytes == without.phases[0].reserved_bytes + brought <= plan.budget_bytes
+    reserved = without.phases[0].reserved_bytes + brought
+    assert reserved <= encode.reserved_bytes <= min(reserved + (2 << 20), plan.budget_bytes)  # in whole segments
     assert denoise.load_seconds < without.phases[1].load_seconds
     assert plan.total_seconds <= without.total_seconds
     assert plan.total_seconds == pytest.approx(sum(phase.seconds for phase in plan.phases))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from core import folders
-from core.precision import compiled, decode, encode, kernels
+from core.precision import choice, compiled, decode, encode, kernels
 from core.precision.formats import FORMATS
 from tests.core.precision.ggml import quantize
 
@@ -24,8 +24,16 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stderr
 
 
+def test_calibrating_what_has_no_kernel_takes_none_away() -> None:
+    cpu, entry = torch.device("cpu"), FORMATS["F8_E4M3"]
+    kernels.choose(torch.zeros(4, entry.block_bytes, dtype=torch.uint8), entry, torch.float32)
+    assert not kernels.uses_kernel(cpu, entry, torch.float32)
+    assert kernels.available(cpu)
+
+
 @pytest.mark.parametrize("entry", PACKED, ids=lambda entry: entry.name)
-def test_a_processor_decodes_by_them(entry: Any) -> None:
+def test_a_processor_decodes_by_them(entry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "eager_on", lambda _device: frozenset())  # whatever a calibration has found
     for dtype in kernels.DTYPES:
         assert decode(torch.empty(0, dtype=torch.uint8), entry.name, (0, 256), dtype).shape == (0, 256)
         assert kernels.uses_kernel(torch.device("cpu"), entry, dtype)
@@ -84,9 +92,16 @@ def test_what_fails_is_done_by_torch(monkeypatch: pytest.MonkeyPatch, caplog: py
     ]
 
 
-def test_machine_code_lies_in_the_cache_folder() -> None:
-    x = torch.randn(2, 256, generator=torch.Generator().manual_seed(2))
-    decode(encode(x, "Q6_K"), "Q6_K", x.shape)
-    kept = [path.name for path in (folders.cache() / "numba").rglob("*.nbc")]
+def test_machine_code_lies_in_the_cache_folder(tmp_path: Path) -> None:
+    code = (
+        "import torch; from core import folders; from core.precision import decode, encode; x = torch.ones(2, 256);"
+        "decode(encode(x, 'Q6_K'), 'Q6_K', x.shape); print(*[p.name for p in folders.cache().rglob('numba/**/*.nbc')])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment["RESIDENCY_HOME"] = str(tmp_path)
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    kept = process.stdout.split()
     assert any(name.startswith("numba_search.fit_symmetric") for name in kept)
     assert any(name.startswith("numba_decode._q6_k") for name in kept)

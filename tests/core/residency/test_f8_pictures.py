@@ -95,7 +95,8 @@ def test_pixels_are_those_of_the_same_numbers(
         assert plan.component(denoiser).bytes == pytest.approx(held.bytes, rel=0.005)
     assert resident.link_bytes < expected.link_bytes
 
-    for how in (How(cache=False, residency={denoiser: "streamed"}), How(cache=False, residency={denoiser: "1"})):
+    for residency in ("streamed", "1"):
+        how = How(cache=False, residency={denoiser: residency}, formats={denoiser: "F8_E4M3"})
         streamed = paint(in_eight, how)
         assert streamed.pixels_sha256 == expected.pixels_sha256
         assert streamed.components[denoiser].format == "F8_E4M3"
