@@ -327,6 +327,24 @@ def test_all_projections_see_one_vector_that_is_the_same_whatever_the_picture(ma
         assert torch.equal(functional.silu(one), two) or torch.equal(functional.silu(two), one)
 
 
+class Read(HostStore):
+    """A store that remembers the names of slabs in the order in which they are read."""
+
+    def fill(self, slab: Slab, *args: Any, **kwargs: Any) -> None:
+        if slab.name not in self.__dict__.setdefault("names", []):
+            self.names.append(slab.name)
+        super().fill(slab, *args, **kwargs)
+
+
+def network_of(module: nn.Module, accelerator: EmulatedAccelerator) -> tuple[Network, Read]:
+    """A network that folds, with its weights in host memory."""
+    division = divide(module, folded=modulation_layers(module, type(module).__name__))
+    tensors = dict([*module.named_parameters(), *module.named_buffers()])
+    pieces = [piece for slab in division.slabs for piece in slab.pieces]
+    store = Read({piece.path: MemoryTensor(tensors[piece.path].data) for piece in pieces})
+    return Network("transformer", module, division, store, accelerator), store
+
+
 @pytest.mark.parametrize("resident", [0, 1, 99])
 @pytest.mark.parametrize("make_network", NETWORKS)
 def test_a_folded_network_computes_what_it_computed(make_network: Make, resident: int) -> None:
@@ -338,13 +356,9 @@ def test_a_folded_network_computes_what_it_computed(make_network: Make, resident
     with torch.no_grad():
         expected = [first_of(module(**call, return_dict=False)) for call in calls]
         names = modulation_layers(module, type(module).__name__)
-        division = divide(module, folded=names)
-        assert [slab.name for slab in division.folded] == names
-        tensors = dict([*module.named_parameters(), *module.named_buffers()])
-        pieces = [piece for slab in division.slabs for piece in slab.pieces]
-        store = HostStore({piece.path: MemoryTensor(tensors[piece.path].data) for piece in pieces})
         accelerator = card()
-        network = Network("transformer", module, division, store, accelerator)
+        network, _ = network_of(module, accelerator)
+        assert [slab.name for slab in network.division.folded] == names
         folding = network.folding
         assert folding is not None
         outputs = sum(-(-4 * module.get_submodule(name).out_features // 256) * 256 for name in names)
@@ -369,26 +383,13 @@ def test_a_folded_network_computes_what_it_computed(make_network: Make, resident
         assert torch.equal(first_of(module(**calls[0], return_dict=False)), expected[0])
 
 
-class Read(HostStore):
-    """A store that remembers the names of slabs in the order in which they are read."""
-
-    def fill(self, slab: Slab, *args: Any, **kwargs: Any) -> None:
-        if slab.name not in self.__dict__.setdefault("names", []):
-            self.names.append(slab.name)
-        super().fill(slab, *args, **kwargs)
-
-
 @pytest.mark.parametrize("resident", [0, 99])
 def test_folded_layers_come_with_their_blocks(resident: int) -> None:
     """So that their copies go beside the first pass, not before it."""
     module, call = flux(0.5, 0.1)
     module.eval().requires_grad_(False)
-    division = divide(module, folded=modulation_layers(module, "FluxTransformer2DModel"))
-    tensors = dict([*module.named_parameters(), *module.named_buffers()])
-    pieces = [piece for slab in division.slabs for piece in slab.pieces]
-    store = Read({piece.path: MemoryTensor(tensors[piece.path].data) for piece in pieces})
     accelerator = card()
-    network = Network("transformer", module, division, store, accelerator)
+    network, store = network_of(module, accelerator)
     assert network.folding is not None
     with torch.no_grad():
         network.place(range(min(resident, network.blocks)), 2)
@@ -411,14 +412,10 @@ def test_folded_layers_come_with_their_blocks(resident: int) -> None:
 def test_stopping_while_modulation_is_computed_leaves_nothing_behind() -> None:
     module, call = flux(0.5, 0.1)
     module.eval().requires_grad_(False)
-    division = divide(module, folded=modulation_layers(module, "FluxTransformer2DModel"))
-    tensors = dict([*module.named_parameters(), *module.named_buffers()])
-    pieces = [piece for slab in division.slabs for piece in slab.pieces]
-    store = HostStore({piece.path: MemoryTensor(tensors[piece.path].data) for piece in pieces})
     accelerator = card()
-    network = Network("transformer", module, division, store, accelerator)
+    network, _ = network_of(module, accelerator)
     assert network.folding is not None
-    third = module.get_submodule(division.folded[2].name)
+    third = module.get_submodule(network.division.folded[2].name)
 
     def stop(*_: object) -> None:
         raise InterruptedError
