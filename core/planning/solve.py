@@ -74,13 +74,17 @@ def _solved(
         return None
     single = msgspec.structs.replace(job, companions=())
 
-    def planned(candidate: Candidate, job: Job, worth: float = 0.0) -> Plan:
-        shared = in_lockstep(candidate, job, hardware, options, room, decision.memories, worth)
+    def planned(candidate: Candidate, job: Job) -> Plan:
+        shared = in_lockstep(candidate, job, hardware, options, room, decision.memories)
         return _plan(shared, job, hardware, options, room, budget)
+
+    def sketched(candidate: Candidate) -> Plan:  # the run's own peaks take as long as the search
+        shared = in_lockstep(candidate, single, hardware, options, room, decision.memories, WORTH)
+        return _plan(shared, single, hardware, options, room, budget, peaks=False)
 
     chosen, alone = decision.chosen, planned(decision.chosen, single)
     best = sorted(decision.runners, key=lambda candidate: candidate.loss)[:_RUNNERS_UP]
-    rivals = [(runner, planned(runner, single, WORTH)) for runner in best]
+    rivals = [(runner, sketched(runner)) for runner in best]
     # what goes through blocks in lockstep and what comes ahead was not known when they were compared
     quicker = [
         (runner, plan)
@@ -97,14 +101,28 @@ def _solved(
     return explained(plan, alone, alternatives, job, hardware), alternatives
 
 
-def _plan(chosen: Candidate, job: Job, hardware: HardwareProfile, options: Options, room: int, budget: int) -> Plan:
+def _plan(
+    chosen: Candidate,
+    job: Job,
+    hardware: HardwareProfile,
+    options: Options,
+    room: int,
+    budget: int,
+    *,
+    peaks: bool = True,
+) -> Plan:
+    """The plan of a candidate. Without `peaks` those of its phases are what they may take, not what this run takes."""
     machine = machine_for(chosen.stages, job.next, hardware, options, room)
     phases = tuple(_phase(s, chosen, job, machine, hardware, options) for s in range(len(chosen.stages)))
     early = Ahead(phases, 0.0, 0.0, 0.0, ())
     if options.ahead and machine.overlap and not hardware.unified:
         early = load_ahead(phases, chosen, job, machine)
         phases = early.phases
-    phases, short = predicted(phases, chosen.stages, job, hardware, chosen.warm(job), budget)
+    short = 0
+    if peaks:
+        phases, short = predicted(phases, chosen.stages, job, hardware, chosen.warm(job), budget)
+    else:
+        phases = tuple([msgspec.structs.replace(phase, peak_bytes=phase.reserved_bytes) for phase in phases])
     parts = {part.name: part for stage in chosen.stages for part in stage.demands}
     kept: dict[str, int] = {}
     for placement in (placement for phase in phases for placement in phase.placements):
