@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,9 +24,23 @@ os.environ["RESIDENCY_HOME"] = str(_home)  # child processes inherit it; a test 
 os.environ["NUMBA_CACHE_DIR"] = str(_home / "numba")
 
 
+_status: list[int] = []
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Remember what the tests came to."""
+    _status.append(int(exitstatus))
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    """Leave nothing behind."""
+    """Leave nothing behind, and end here: the tests hold torch and Qt in one process, which may crash when it is torn
+    down after all of them (the program itself never does)."""
     shutil.rmtree(_home, ignore_errors=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _status:
+        os._exit(_status[-1])
 
 
 def _has_gpu() -> bool:
